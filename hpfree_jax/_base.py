@@ -1,0 +1,78 @@
+"""What every method of the library shares: argument checks, precision, states."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import DTypeLike
+from jaxtyping import Array, PyTree
+
+
+def transformation(init_fn: Callable[..., Any], update_fn: Callable[..., Any]):
+    """Makes a method's two functions a transformation that accepts extra arguments.
+
+    Unannotated on purpose: optax types ``update`` more narrowly than it calls it.
+    """
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def check_in_interval(
+    name: str, value: Any, low: float, high: float, *, include_low: bool = False
+) -> None:
+    """Raises unless a Python number lies in the interval; arrays are not looked at.
+
+    Arrays pass because under :func:`optax.inject_hyperparams` arguments are tracers.
+    """
+    if isinstance(value, jax.Array | np.ndarray):
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(
+            f"`{name}` must be a number or a JAX scalar, got {value!r}. For a "
+            "schedule, wrap the factory in optax.inject_hyperparams."
+        )
+    value = float(value)
+    inside = (low <= value if include_low else low < value) and value < high
+    if math.isnan(value) or not inside:
+        raise ValueError(
+            f"`{name}` must lie in {'[' if include_low else '('}{low}, {high}), "
+            f"got {value}."
+        )
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises unless the value is one of the words that the argument accepts."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
+
+
+def accumulator_dtype() -> DTypeLike:
+    """The dtype of every scalar and every reduction: float32, and float64 under x64.
+
+    It does not depend on the parameters, so that sums over bfloat16 leaves neither
+    stall nor overflow.
+    """
+    return jnp.zeros((), float).dtype
+
+
+def scalar_like(params: PyTree, value: float, dtype: DTypeLike) -> Array:
+    """A scalar that lives on the mesh of the parameters, replicated.
+
+    A plain ``jnp.zeros(())`` belongs to no mesh unless one is set as the current one,
+    while every reduction over sharded parameters belongs to theirs. Starting a state
+    on the parameters' mesh keeps ``jax.typeof`` of the state the same from the start.
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(params) if is_inexact(leaf)]
+    if not leaves:
+        return jnp.full((), value, dtype)
+    smallest = min(leaves, key=lambda leaf: leaf.size)
+    # Values are never read: zeros_like looks at the shape, the dtype and the sharding.
+    return jnp.sum(jnp.zeros_like(smallest, dtype=dtype)) + jnp.asarray(value, dtype)
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether a leaf holds real or complex floating-point numbers."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)

@@ -1,0 +1,71 @@
+"""Reads the learning rate in force out of the state of any optimizer."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from jax.tree_util import keystr
+from jaxtyping import Array, Float, PyTree
+
+
+def get_learning_rate(opt_state: PyTree) -> Float[Array, "..."]:
+    """Returns the learning rate that the last update used.
+
+    Found through any nesting of ``optax.chain``, ``named_chain``, ``masked``,
+    ``partition``, ``MultiSteps``, ``apply_if_finite``, ``inject_hyperparams`` and
+    ``flax.nnx.Optimizer``: the ``learning_rate`` of a method's state, else the
+    ``learning_rate`` among the ``hyperparams`` of a state. A method knows better than
+    the hyperparameter injected into it, so the innermost one counts.
+
+    Args:
+      opt_state: the state of an optax transformation.
+
+    Returns:
+      The rate, a scalar; with a batch axis if the state has one (``jax.vmap``).
+
+    Raises:
+      ValueError: if the state holds no rate (a rate that is a number or a schedule in
+        a closure is in no state: wrap the factory in ``optax.inject_hyperparams``),
+        or several that differ in place, as after ``optax.partition``: pass the part
+        of the state that is meant.
+
+    >>> tx = optax.inject_hyperparams(optax.sgd)(learning_rate=0.5)
+    >>> print(get_learning_rate(optax.chain(tx).init({"w": jnp.ones(2)})))
+    0.5
+    """
+    rates = {
+        path: rate
+        for path, rate in optax.tree.get_all_with_path(opt_state, "learning_rate")
+        if _owner(path) is not None
+    }
+    innermost = [
+        path
+        for path in rates
+        if not any(_is_inside(other, _owner(path)) for other in rates if other != path)
+    ]
+    if not innermost:
+        raise ValueError(
+            f"The state ({type(opt_state).__name__}) holds no learning rate. A rate "
+            "given as a number or a schedule is in no state: wrap the factory, as in "
+            "optax.inject_hyperparams(optax.adam)(learning_rate=schedule)."
+        )
+    if len(innermost) > 1:
+        names = ", ".join(f"state{keystr(path)}" for path in innermost)
+        raise ValueError(
+            f"The state holds {len(innermost)} learning rates: {names}. Pass the part "
+            "of the state that is meant."
+        )
+    return jnp.asarray(rates[innermost[0]])
+
+
+def _owner(path: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """The path of the state that a ``learning_rate`` belongs to; None for a param."""
+    if getattr(path[-1], "name", None) == "learning_rate":  # a field
+        return path[:-1]
+    if len(path) > 1 and getattr(path[-2], "name", None) == "hyperparams":
+        return path[:-2]
+    return None
+
+
+def _is_inside(path: tuple[Any, ...], owner: tuple[Any, ...] | None) -> bool:
+    return owner is not None and path[: len(owner)] == owner
