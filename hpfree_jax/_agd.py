@@ -126,7 +126,7 @@ def scale_by_agd(
             return jnp.zeros_like(leaf, dtype=dtype)
 
         return AGDState(
-            count=jnp.zeros((), jnp.int32),
+            count=scalar_like(params, 0, jnp.int32),
             learning_rate=scalar_like(params, 0.0, dtype),
             gradient_summary=scalar_like(params, 0.0, dtype),
             momentum=tree_map_with_path(zeros, params) if has_momentum else None,
@@ -151,7 +151,7 @@ def scale_by_agd(
             finite &= jnp.all(jnp.isfinite(directions[name]))
 
         new_state = AGDState(
-            count=optax.safe_increment(state.count),
+            count=jnp.asarray(optax.safe_increment(state.count)),
             learning_rate=learning_rate,
             gradient_summary=summary,
             momentum=None,

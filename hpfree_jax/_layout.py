@@ -6,14 +6,16 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import optax
-from jax.tree_util import DictKey, GetAttrKey, KeyEntry
+from jax.tree_util import DictKey, GetAttrKey
 from jaxtyping import PyTree
 
 from hpfree_jax._base import is_inexact
+
+Path: TypeAlias = tuple[Any, ...]  # the keys from the root of a pytree to a leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,7 +313,7 @@ class NamedLeaf(NamedTuple):
     """A leaf of a pytree, its path, and the path as one string."""
 
     name: str
-    path: tuple[KeyEntry, ...]
+    path: Path
     value: Any
 
 
@@ -330,14 +332,16 @@ def masked_names(tree: PyTree) -> set[str]:
     return {path_name(path) for path, leaf in paths if is_masked(leaf)}
 
 
-def path_name(path: tuple[KeyEntry, ...]) -> str:
+def path_name(path: Path) -> str:
     """Joins the keys of a path by ``/``, without the ``.value`` of a Flax variable."""
     return jax.tree_util.keystr(_without_value(path), simple=True, separator="/")
 
 
-def _without_value(path: tuple[KeyEntry, ...]) -> tuple[KeyEntry, ...]:
+def _without_value(path: Path) -> Path:
     return path[:-1] if len(path) > 1 and path[-1] == GetAttrKey("value") else path
 
+
+_VECTORS = ("bias", "scale")
 
 # Words in the path of a kernel of three axes that make attention or a bank of experts
 # more likely than a 1-D convolution.
@@ -357,8 +361,8 @@ def _infer_matrix(leaf: NamedLeaf, leaves: list[NamedLeaf]) -> Matrix:
             "PyTorch and Equinox store a `weight` as (out, in, *positions), Flax and "
             "Haiku as (*positions, in, out)",
         )
-    if key in ("bias", "scale") or (ndim > 2 and key != "kernel"):
-        raise _ambiguous(leaf, f"a `{key}` of {ndim} axes has no convention")
+    if key in _VECTORS or (ndim > 2 and key != "kernel"):
+        raise _ambiguous(leaf, f"a `{key}` of several axes ({ndim}) has no convention")
     if ndim > 5:
         raise _ambiguous(leaf, f"a kernel of {ndim} axes has no convention")
     if ndim > 2:
@@ -427,11 +431,8 @@ def _check_order_is_known(leaf, leader, leaves):
 
 
 def _ambiguous(leaf: NamedLeaf, why: str) -> ValueError:
-    rule = (
-        "hp.Matrix(in_axes=..., out_axes=...)"
-        if leaf.value.ndim > 1
-        else "hp.Vector(leader=...)"
-    )
+    is_vector = leaf.value.ndim < 2 or _module_and_key(leaf.path)[1] in _VECTORS
+    rule = "hp.Vector(leader=...)" if is_vector else "hp.Matrix(in_axes=..., ...)"
     return ValueError(
         f"The role of the parameter `{leaf.name}` of shape {leaf.value.shape} is "
         f"ambiguous: {why}. Say it: "
@@ -439,7 +440,7 @@ def _ambiguous(leaf: NamedLeaf, why: str) -> ValueError:
     )
 
 
-def _module_and_key(path: tuple[KeyEntry, ...]) -> tuple[tuple[KeyEntry, ...], str]:
+def _module_and_key(path: Path) -> tuple[Path, str]:
     path = _without_value(path)
     return path[:-1], jax.tree_util.keystr(path[-1:], simple=True)
 
@@ -447,7 +448,7 @@ def _module_and_key(path: tuple[KeyEntry, ...]) -> tuple[tuple[KeyEntry, ...], s
 def _in_module_order(leaves: list[NamedLeaf]) -> list[NamedLeaf]:
     # Sequences and fields keep the place that JAX gives them; string keys are compared
     # with their numbers read as numbers.
-    places: dict[tuple[KeyEntry, ...], int] = {}
+    places: dict[Path, int] = {}
     counter = itertools.count()
 
     def order(leaf):
@@ -472,7 +473,7 @@ def _stem(key: Any) -> str:
     return re.sub(r"\d+$", "", str(key))
 
 
-def _is_string(entry: KeyEntry) -> bool:
+def _is_string(entry: Any) -> bool:
     return isinstance(entry, DictKey) and isinstance(entry.key, str)
 
 

@@ -1,4 +1,9 @@
-"""Float64 traces of the original implementations."""
+"""Float64 traces of the original implementations.
+
+All of them lie beside the project; the first steps of three are stored in tests/data,
+so that parity is tested wherever the project is (``python -m tests.reference`` copies
+them).
+"""
 
 import json
 from pathlib import Path
@@ -8,6 +13,11 @@ import pytest
 
 SHARED = Path(__file__).parents[2] / "shared" / "reference"
 STORED = Path(__file__).parent / "data"
+STORED_CASES = [
+    ("agd", "c_fcn_xent"),
+    ("agd", "e2_dead_kernel_positions"),
+    ("agd_prime", "b1_mlp_layernorm"),
+]
 
 
 def load_case(method: str, name: str) -> tuple[dict, dict[str, np.ndarray]]:
@@ -17,4 +27,28 @@ def load_case(method: str, name: str) -> tuple[dict, dict[str, np.ndarray]]:
         pytest.skip(f"no reference traces at {folder}")
     case = json.loads((folder / "index.json").read_text())["cases"][name]
     with np.load(folder / case["file"]) as arrays:
-        return case.get("settings", {}), dict(arrays)
+        return case["settings"], dict(arrays)
+
+
+def load_stored(method: str, name: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """Returns (settings, arrays) of the first steps of a case, from tests/data."""
+    settings = json.loads((STORED / f"{method}_{name}.json").read_text())
+    with np.load(STORED / f"{method}_{name}.npz") as arrays:
+        return settings, dict(arrays)
+
+
+def store(method: str, name: str, num_steps: int = 3) -> None:
+    settings, arrays = load_case(method, name)
+    kept = {
+        key: array[: num_steps + key.startswith("param")]
+        for key, array in arrays.items()
+        if key in ("eta", "G") or key.startswith(("param.", "grad."))
+    }
+    np.savez_compressed(STORED / f"{method}_{name}.npz", **kept)
+    names = {"param_order": settings["param_order"]}
+    (STORED / f"{method}_{name}.json").write_text(json.dumps(names, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    for case in STORED_CASES:
+        store(*case)

@@ -1,0 +1,54 @@
+"""The contract table: one row per method, checked by test_all_methods.py."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optax
+
+import hpfree_jax as hp
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+      name: shown in test names.
+      factory: makes the transformation, from keyword arguments only.
+      hyperparams: numeric arguments of the factory, all exact in bfloat16.
+      extra_args: what ``update`` needs, from (loss function, parameters).
+      is_direction: the sign and the learning rate are still to be applied.
+      num_steps: steps within which the loss of ``problems.quadratic`` falls tenfold.
+    """
+
+    name: str
+    factory: Callable[..., optax.GradientTransformationExtraArgs]
+    hyperparams: Mapping[str, float]
+    extra_args: Callable[[Callable, Any], dict[str, Any]] = lambda loss, params: {}
+    is_direction: bool = False
+    num_steps: int = 100
+
+    def make(self, **kwargs) -> optax.GradientTransformationExtraArgs:
+        return self.factory(**{**self.hyperparams, **kwargs})
+
+    def __str__(self) -> str:
+        return self.name
+
+
+TWO_LAYERS = hp.Layout(
+    {
+        "fc1/kernel": hp.Matrix(in_axes=0, out_axes=1, scale_divisor=2),
+        "fc1/bias": hp.Vector(leader="fc1/kernel"),
+        "fc2/kernel": hp.Matrix(in_axes=0, out_axes=1, depth_count=3),
+        "fc2/bias": hp.Vector(leader="fc2/kernel"),
+    }
+)
+
+METHODS = [
+    Method("agd", hp.agd, {"gain": 2.0}),
+    Method("agd-momentum", hp.agd, {"gain": 2.0, "momentum": 0.75}),
+    Method("agd-layout", functools.partial(hp.agd, layout=TWO_LAYERS), {"gain": 2.0}),
+    Method("scale_by_agd", hp.scale_by_agd, {"gain": 2.0}, is_direction=True),
+]
