@@ -1,8 +1,8 @@
 """Float64 traces of the original implementations.
 
-All of them lie beside the project; the first steps of three are stored in tests/data,
-so that parity is tested wherever the project is (``python -m tests.reference`` copies
-them).
+All of them lie beside the project; the first steps of three are stored in
+tests/reference_data, so that parity is tested wherever the project is
+(``python -m tests.reference`` copies them).
 """
 
 import json
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 SHARED = Path(__file__).parents[2] / "shared" / "reference"
-STORED = Path(__file__).parent / "data"
+STORED = Path(__file__).parent / "reference_data"
 STORED_CASES = [
     ("agd", "c_fcn_xent"),
     ("agd", "e2_dead_kernel_positions"),
@@ -31,7 +31,7 @@ def load_case(method: str, name: str) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def load_stored(method: str, name: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """Returns (settings, arrays) of the first steps of a case, from tests/data."""
+    """Returns (settings, arrays) of the stored first steps of a case."""
     settings = json.loads((STORED / f"{method}_{name}.json").read_text())
     with np.load(STORED / f"{method}_{name}.npz") as arrays:
         return settings, dict(arrays)
