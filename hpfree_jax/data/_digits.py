@@ -1,5 +1,7 @@
 """The dataset ``digits``: 1,797 real images that come with scikit-learn."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
@@ -38,7 +40,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, is_test):
         from sklearn.datasets import load_digits
 
-        digits = load_digits()
+        digits: Any = load_digits()
         for index, (image, label) in enumerate(
             zip(digits.images, digits.target, strict=True)
         ):

@@ -29,6 +29,10 @@ class Checkpoints:
         self._ocp = ocp
         self._manager = ocp.CheckpointManager(
             self.folder,
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "pending": ocp.JsonCheckpointHandler(),
+            },
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, enable_async_checkpointing=False, create=True
             ),

@@ -67,9 +67,20 @@ def _parse(args: list[str], default: TrainCommand) -> TrainCommand:
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        text = " ".join(re.sub(r"[\u2500-\u257f]+", " ", shown.getvalue()).split())
-        text = re.split(r" (?:Argument helptext:|For full helptext)", text)[0]
+        text = _unframed(shown.getvalue())
         raise UserError(f"{text}; {PROGRAM} --help lists the options") from None
+
+
+def _unframed(text: str) -> str:
+    """The message in a frame that tyro drew, without its title and help text.
+
+    >>> _unframed("╭─ Title ─╮ │ Bad │ │ option │ │ ──── │ │ Help │ ╰────╯")
+    'Bad option'
+    """
+    text = re.sub(r"╭.*?╮|╰.*?╯", "", text, flags=re.DOTALL)
+    message, *help_text = re.split(r"─+", " ".join(text.replace("│", " ").split()))
+    hint = re.search(r"Perhaps you meant: *(\S+)", " ".join(help_text))
+    return message.strip() + (f" (did you mean {hint[1]}?)" if hint else "")
 
 
 def _print_result(result: TrainResult) -> None:

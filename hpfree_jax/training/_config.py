@@ -134,10 +134,11 @@ def from_json(fields: dict[str, Any], where: str) -> TrainConfig:
             f"{where} has the unknown setting `{unknown[0]}`{hint}; it comes from "
             "another version of hpfree_jax, so start the run anew"
         )
-    paths = {"data_dir", "output_dir"}
-    return TrainConfig(
-        **{k: Path(v) if k in paths and v is not None else v for k, v in fields.items()}
-    )
+    fields = dict(fields)
+    for name in ("data_dir", "output_dir"):
+        if fields.get(name) is not None:
+            fields[name] = Path(fields[name])
+    return TrainConfig(**fields)
 
 
 def check_resumable(stored: TrainConfig, wanted: TrainConfig) -> None:

@@ -15,7 +15,7 @@ def plot_curves(lines: Sequence[dict[str, Any]], path: Path, title: str) -> None
     """
     # Without pyplot: no window system is looked for, and no global figure is kept.
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, PercentFormatter
 
     train = [line for line in lines if "loss" in line]
     test = [line for line in lines if "test_loss" in line]
@@ -27,8 +27,12 @@ def plot_curves(lines: Sequence[dict[str, Any]], path: Path, title: str) -> None
         axes.legend(frameon=False)
     _line(right, train, "learning_rate", None, "tab:green")
     left.set(title="Loss", yscale="log")
+    plain = FuncFormatter(lambda y, _: f"{y:g}")
+    left.yaxis.set_major_formatter(plain)
+    left.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    left.yaxis.set_minor_formatter(plain)
     middle.set(title="Accuracy")
-    middle.yaxis.set_major_formatter(PercentFormatter(1.0))
+    middle.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     right.set(title="Effective learning rate", ylim=(0, None))
     for axes in (left, middle, right):
         axes.set_xlabel("step")

@@ -104,14 +104,11 @@ def run_loop(
             if at_epoch_end or position % config.log_every == 0:
                 values, window = _fetch(window, step), []
                 rate = clock.stop()
-                line = dict(
-                    zip(METRICS, values.mean(0, np.float64).tolist(), strict=True)
-                )
-                line["learning_rate"] = float(values[-1, 2])
+                means = values.mean(0, np.float64).tolist()
                 metrics_file.append(
                     step=step,
                     epoch=step / steps_per_epoch,
-                    **line,
+                    **dict(zip(METRICS, means, strict=True)),
                     images_per_second=rate,
                 )
                 clock.start()
@@ -125,7 +122,7 @@ def run_loop(
                         step=step, test_loss=test_loss, test_accuracy=test_accuracy
                     )
                     progress.report(
-                        f"epoch {epoch}/{config.epochs}  loss {line['loss']:.4f}  "
+                        f"epoch {epoch}/{config.epochs}  "
                         f"test loss {test_loss:.4f}  "
                         f"test accuracy {test_accuracy:.2%}"
                     )

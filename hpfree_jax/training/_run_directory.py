@@ -74,7 +74,11 @@ class RunDirectory:
             ) from error
 
     def write_config(self, config: TrainConfig, first_step: int) -> None:
-        """Stores configuration, versions and device; keeps a list of all sessions."""
+        """Stores configuration, versions and device; keeps a list of all sessions.
+
+        Raises:
+          UserError: if nothing can be written there.
+        """
         sessions = []
         if self.config_file.exists():
             sessions = json.loads(self.config_file.read_text())["sessions"]
@@ -85,18 +89,20 @@ class RunDirectory:
             "versions": versions(),
             "platform": platform.platform(),
             "device": jax.devices()[0].device_kind,
-            "num_devices": 1,
         }
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.write_json(
-            self.config_file.name,
-            {
-                "config": to_json(config),
-                "seed": config.seed,
-                **{key: session[key] for key in ("versions", "device", "command")},
-                "sessions": [*sessions, session],
-            },
-        )
+        content = {
+            "config": to_json(config),
+            "seed": config.seed,
+            **{key: session[key] for key in ("versions", "device", "command")},
+            "sessions": [*sessions, session],
+        }
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write_json(self.config_file.name, content)
+        except OSError as error:
+            raise UserError(
+                f"`output_dir` {self.path} cannot be written ({error}); choose another"
+            ) from error
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Writes a file whole or not at all."""

@@ -105,8 +105,9 @@ def make_evaluate(
     def evaluate(state: TrainState) -> tuple[float, float]:
         starts = range(0, len(labels) + margin, batch_size)
         parts = [sums(state.params, state.model_state, start) for start in starts]
-        total = np.sum(jax.device_get(parts), axis=0, dtype=np.float64) / len(labels)
-        return float(total[0]), float(total[1])
+        per_batch = np.asarray(jax.device_get(parts), np.float64)
+        loss_sum, num_correct = per_batch.sum(axis=0).tolist()
+        return loss_sum / len(labels), num_correct / len(labels)
 
     return evaluate
 
