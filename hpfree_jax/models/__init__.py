@@ -1,0 +1,7 @@
+"""Models in Flax NNX, and the table of them that the command line reads."""
+
+from hpfree_jax.models._fcn import FCN as FCN
+from hpfree_jax.models._lenet import LeNet5 as LeNet5
+from hpfree_jax.models._registry import MODELS as MODELS
+from hpfree_jax.models._registry import Model as Model
+from hpfree_jax.models._registry import build_model as build_model

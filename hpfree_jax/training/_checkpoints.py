@@ -1,0 +1,117 @@
+"""Checkpoints of a training run, with Orbax."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from hpfree_jax._user_input import UserError
+from hpfree_jax.training._state import TrainState
+
+
+class Checkpoints:
+    """The folder ``checkpoints`` of a run: the states after its latest steps.
+
+    A state is stored as a flat dictionary from names, such as
+    ``params.layers.0.kernel``, to arrays, so that it can be compared with what a model
+    expects before anything is read. Beside it lie the metrics of the steps that no
+    line of the metrics file covers yet.
+
+    Args:
+      folder: where the checkpoints are; made when the first is saved.
+      keep: how many to keep.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        import orbax.checkpoint as ocp  # half a second
+
+        self.folder = folder.absolute()
+        self._ocp = ocp
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "pending": ocp.JsonCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, enable_async_checkpointing=False, create=True
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._manager.close()
+
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint; None if there is none."""
+        return self._manager.latest_step()
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step is."""
+        return self.folder / str(step)
+
+    def save(self, step: int, state: TrainState, pending: np.ndarray) -> None:
+        """Stores the state after ``step`` updates, and returns when it is on disk."""
+        if step == self.latest():
+            return
+        args = self._ocp.args
+        self._manager.save(
+            step,
+            args=args.Composite(
+                state=args.StandardSave(_named(state)),
+                pending=args.JsonSave({"metrics": pending.tolist()}),
+            ),
+        )
+
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, np.ndarray]:
+        """Reads a checkpoint.
+
+        Args:
+          step: the step it was saved after.
+          like: a state of the structure, shapes and dtypes that are expected.
+
+        Raises:
+          UserError: if the stored arrays are others, naming the first that differs.
+        """
+        args = self._ocp.args
+        expected = _named(like)
+        found = self._manager.item_metadata(step)["state"]
+        _check_fits(expected, getattr(found, "tree", found), self.path(step))
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+            expected,
+        )
+        restored = self._manager.restore(
+            step,
+            args=args.Composite(
+                state=args.StandardRestore(shapes), pending=args.JsonRestore()
+            ),
+        )
+        leaves = [restored["state"][name] for name in expected]
+        state = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        pending = np.array(restored["pending"]["metrics"], np.float32)
+        return state, pending
+
+
+def _named(state: TrainState) -> dict[str, jax.Array]:
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
+    return {name(path): leaf for path, leaf in leaves}
+
+
+def _check_fits(expected, found, path: Path) -> None:
+    def describe(arrays, name):
+        if name not in arrays:
+            return "nothing"
+        return f"{np.dtype(arrays[name].dtype).name} of shape {arrays[name].shape}"
+
+    for name in [*expected, *found]:
+        want, have = describe(expected, name), describe(found, name)
+        if want != have:
+            raise UserError(
+                f"the checkpoint {path} is of another model or method: for `{name}` it "
+                f"holds {have}, and {want} is expected; resume with the configuration "
+                "that made it"
+            )

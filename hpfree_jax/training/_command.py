@@ -1,0 +1,94 @@
+"""``hpfree train``: from command-line arguments to a run and an exit code."""
+
+import contextlib
+import dataclasses
+import io
+import re
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hpfree_jax._user_input import UserError
+from hpfree_jax.training._config import TrainConfig
+from hpfree_jax.training._run_directory import RunDirectory
+from hpfree_jax.training._train import TrainResult, resume, resume_command, train
+
+PROGRAM = "hpfree train"
+INTERRUPTED = 130
+_FIELDS = [field.name for field in dataclasses.fields(TrainConfig)]
+# tyro wants a value for an option that can also be None.
+_BIAS_FLAGS = {"--bias": "--bias=True", "--no-bias": "--bias=False"}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainCommand(TrainConfig):
+    """Trains a network and writes metrics, curves and checkpoints to a directory.
+
+    None stands for not given, or for a default that depends on other options.
+    """
+
+    resume: Annotated[
+        Path | None,
+        tyro.conf.arg(help="Directory of a run to continue from its last checkpoint."),
+    ] = None
+
+
+def run_command(args: list[str]) -> int:
+    """Trains as the arguments say; returns the exit code.
+
+    Raises:
+      UserError: for everything that the user can mend.
+      DivergedError: if the loss becomes infinite or NaN.
+    """
+    command = _parse(args, TrainCommand())
+    if command.resume is None:
+        result = train(_config(command))
+    else:
+        # Parsed again over the settings of the run: what differs was asked for.
+        stored = RunDirectory(command.resume).read_config()
+        command = _parse(args, TrainCommand(**vars(stored)))
+        result = resume(command.resume or Path(), vars(_config(command)))
+    _print_result(result)
+    return INTERRUPTED if result.interrupted else 0
+
+
+def _config(command: TrainCommand) -> TrainConfig:
+    return TrainConfig(**{name: getattr(command, name) for name in _FIELDS})
+
+
+def _parse(args: list[str], default: TrainCommand) -> TrainCommand:
+    """Parses by tyro, whose framed errors of several lines become one line."""
+    args = [_BIAS_FLAGS.get(arg, arg) for arg in args]
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(TrainCommand, prog=PROGRAM, args=args, default=default)
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        text = _unframed(shown.getvalue())
+        raise UserError(f"{text}; {PROGRAM} --help lists the options") from None
+
+
+def _unframed(text: str) -> str:
+    """The message in a frame that tyro drew, without its title and help text.
+
+    >>> _unframed("╭─ Title ─╮ │ Bad │ │ option │ │ ──── │ │ Help │ ╰────╯")
+    'Bad option'
+    """
+    text = re.sub(r"╭.*?╮|╰.*?╯", "", text, flags=re.DOTALL)
+    message, *help_text = re.split(r"─+", " ".join(text.replace("│", " ").split()))
+    hint = re.search(r"Perhaps you meant: *(\S+)", " ".join(help_text))
+    return message.strip() + (f" (did you mean {hint[1]}?)" if hint else "")
+
+
+def _print_result(result: TrainResult) -> None:
+    if result.test_accuracy is not None:
+        print(f"test accuracy: {result.test_accuracy:.2%}")
+    if result.images_per_second is not None:
+        print(f"images per second: {result.images_per_second:,.0f}")
+    print(f"curves: {result.directory / 'curves.png'}")
+    if result.interrupted:
+        print(f"stopped at step {result.step}, and saved; to continue:")
+        print(f"  {resume_command(result.directory)}")

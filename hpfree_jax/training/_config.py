@@ -1,0 +1,159 @@
+"""The configuration of a training run: what the command line and a run's file hold."""
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from hpfree_jax._user_input import UserError, look_up
+from hpfree_jax.data import DATASETS
+from hpfree_jax.models import MODELS
+from hpfree_jax.training._losses import LOSSES
+from hpfree_jax.training._optimizers import METHODS, depends_on_total_steps
+from hpfree_jax.training._schedules import SCHEDULES
+
+INITS = ("agd", "default")
+
+MODEL_SETTINGS = ("depth", "width", "bias")
+METHOD_SETTINGS = (
+    *("gain", "momentum", "learning_rate", "schedule"),
+    *("warmup_fraction", "weight_decay"),
+)
+# What a resumed run may change: none of it changes the steps already made.
+RESUMABLE = (
+    *("epochs", "data_dir", "log_every", "evaluate_every", "checkpoint_every"),
+    "steps_per_call",
+)
+
+
+def _option(help: str, names: Any = ()) -> Any:
+    choices = f" One of: {', '.join(names)}." if names else ""
+    return tyro.conf.arg(help=help + choices)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Trains a network and writes metrics, curves and checkpoints to a directory.
+
+    None stands for a default that depends on other settings, or for not given.
+    """
+
+    dataset: Annotated[str, _option("Data to train on.", DATASETS)] = "digits"
+    model: Annotated[str, _option("Network.", MODELS)] = "fcn"
+    method: Annotated[str, _option("Training method.", METHODS)] = "agd"
+    loss: Annotated[str, _option("Loss.", LOSSES)] = "square"
+    epochs: Annotated[int, _option("Passes over the training data.")] = 30
+    batch_size: Annotated[int, _option("Examples in a step.")] = 64
+    seed: Annotated[int, _option("Seed of the weights and of the order of data.")] = 0
+
+    depth: Annotated[int | None, _option("fcn: number of weight matrices.")] = None
+    width: Annotated[int | None, _option("fcn: units in a hidden layer.")] = None
+    bias: Annotated[bool | None, _option("Biases; None: as the model has it.")] = None
+    init: Annotated[
+        str | None, _option("Weights; None: what belongs to the method.", INITS)
+    ] = None
+
+    gain: Annotated[float | None, _option("agd: factor of its updates.")] = None
+    momentum: Annotated[float | None, _option("agd, sgd: decay of the average.")] = None
+    learning_rate: Annotated[
+        float | None, _option("The optax methods: largest learning rate.")
+    ] = None
+    schedule: Annotated[
+        str | None, _option("The optax methods: shape of the rate.", SCHEDULES)
+    ] = None
+    warmup_fraction: Annotated[
+        float | None, _option("The optax methods: share of the steps that warm up.")
+    ] = None
+    weight_decay: Annotated[float | None, _option("adamw, nadamw: decay.")] = None
+
+    data_dir: Annotated[
+        Path | None,
+        _option("TFDS directory; None: $TFDS_DATA_DIR or ~/tensorflow_datasets."),
+    ] = None
+    output_dir: Annotated[
+        Path | None,
+        _option("Directory of the run, new; None: runs/DATASET-MODEL-METHOD-TIME."),
+    ] = None
+    log_every: Annotated[int, _option("Steps between two lines of metrics.")] = 50
+    evaluate_every: Annotated[int, _option("Epochs between two evaluations.")] = 1
+    checkpoint_every: Annotated[int, _option("Epochs between two checkpoints.")] = 1
+    steps_per_call: Annotated[
+        int | None,
+        _option("Steps in one compiled call; None: 1 on a CPU, else `log_every`."),
+    ] = None
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """The settings of models; None where not given."""
+        return {name: getattr(self, name) for name in MODEL_SETTINGS}
+
+    @property
+    def method_settings(self) -> dict[str, Any]:
+        """The settings of methods; None where not given."""
+        return {name: getattr(self, name) for name in METHOD_SETTINGS}
+
+    @property
+    def chosen_init(self) -> str:
+        """The initialisation, the method's own where none is given."""
+        return self.init or METHODS[self.method].init
+
+    def check(self) -> None:
+        """Raises UserError for what can be seen to be wrong without any data."""
+        look_up("dataset", self.dataset, DATASETS)
+        look_up("model", self.model, MODELS)
+        look_up("method", self.method, METHODS)
+        look_up("loss", self.loss, LOSSES)
+        if self.init is not None:
+            look_up("init", self.init, dict.fromkeys(INITS))
+        positive = ["epochs", "batch_size", "log_every", "evaluate_every"]
+        positive += ["checkpoint_every"]
+        for name in [*positive, "steps_per_call", "depth", "width"]:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"`{name}` must be at least 1, got {value}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"`seed` must lie in [0, 2**32), got {self.seed}")
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """Returns the configuration with paths as strings."""
+    fields = dataclasses.asdict(config)
+    return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
+
+
+def from_json(fields: dict[str, Any], where: str) -> TrainConfig:
+    """Returns the configuration that :func:`to_json` wrote to the file ``where``."""
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    unknown = sorted(fields.keys() - known)
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], sorted(known), n=1)
+        hint = f" (did you mean `{close[0]}`?)" if close else ""
+        raise UserError(
+            f"{where} has the unknown setting `{unknown[0]}`{hint}; it comes from "
+            "another version of hpfree_jax, so start the run anew"
+        )
+    fields = dict(fields)
+    for name in ("data_dir", "output_dir"):
+        if fields.get(name) is not None:
+            fields[name] = Path(fields[name])
+    return TrainConfig(**fields)
+
+
+def check_resumable(stored: TrainConfig, wanted: TrainConfig) -> None:
+    """Raises UserError if the wanted run would not have begun like the stored one."""
+    for field in dataclasses.fields(TrainConfig):
+        old, new = getattr(stored, field.name), getattr(wanted, field.name)
+        if old == new or field.name in RESUMABLE[1:]:
+            continue
+        if field.name == "epochs":
+            if not depends_on_total_steps(stored.method, stored.method_settings):
+                continue
+            why = "its learning rate is scheduled for that length"
+        else:
+            why = f"the checkpoint is of a run with `{field.name}` {old}"
+        raise UserError(
+            f"`{field.name}` cannot become {new} when resuming: {why}; leave it out, "
+            "or start a new run without --resume"
+        )

@@ -1,0 +1,132 @@
+"""The directory of a run: what is in it, and that nothing in it is overwritten."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import hpfree_jax as hp
+from hpfree_jax._user_input import UserError
+from hpfree_jax.training._config import TrainConfig, from_json, to_json
+from hpfree_jax.training._metrics import MetricsFile
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run, and its stored configuration."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration, and what the run ran on."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> MetricsFile:
+        """The metrics, a line of JSON each."""
+        return MetricsFile(self.path / "metrics.jsonl")
+
+    @property
+    def curves(self) -> Path:
+        """The picture."""
+        return self.path / "curves.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def check_is_new(self) -> None:
+        """Raises UserError if there is something that a new run could overwrite."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(
+                f"`output_dir` {self.path} is a file; choose another directory"
+            )
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(
+                f"`output_dir` {self.path} is not empty and nothing is overwritten; "
+                f"choose another directory, or continue it with --resume {self.path}"
+            )
+
+    def read_config(self) -> TrainConfig:
+        """Returns the configuration of the run that is here, or raises UserError."""
+        try:
+            stored = json.loads(self.config_file.read_text())
+            return from_json(stored["config"], str(self.config_file))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"`resume` {self.path} holds no run (no {self.config_file.name}); give "
+                "the directory that a run printed"
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"{self.config_file} cannot be read ({error!r}); restore the file, or "
+                "start a new run"
+            ) from error
+
+    def write_config(self, config: TrainConfig, first_step: int) -> None:
+        """Stores configuration, versions and device; keeps a list of all sessions.
+
+        Raises:
+          UserError: if nothing can be written there.
+        """
+        sessions = []
+        if self.config_file.exists():
+            sessions = json.loads(self.config_file.read_text())["sessions"]
+        session = {
+            "started": datetime.datetime.now().astimezone().isoformat("T", "seconds"),
+            "first_step": first_step,
+            "command": sys.argv,
+            "versions": versions(),
+            "platform": platform.platform(),
+            "device": jax.devices()[0].device_kind,
+        }
+        content = {
+            "config": to_json(config),
+            "seed": config.seed,
+            **{key: session[key] for key in ("versions", "device", "command")},
+            "sessions": [*sessions, session],
+        }
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write_json(self.config_file.name, content)
+        except OSError as error:
+            raise UserError(
+                f"`output_dir` {self.path} cannot be written ({error}); choose another"
+            ) from error
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Writes a file whole or not at all."""
+        aside = self.path / (name + ".tmp")
+        aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        aside.replace(self.path / name)
+
+
+def default_directory(config: TrainConfig) -> Path:
+    """``runs/<dataset>-<model>-<method>-<time>``, a directory that does not exist."""
+    time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = f"{config.dataset}-{config.model}-{config.method}-{time}"
+    path, number = Path("runs") / name, 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{name}-{number}"
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that can change a result."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "hpfree_jax": hp.__version__,
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in packages},
+    }

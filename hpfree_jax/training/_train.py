@@ -1,0 +1,161 @@
+"""A whole training run: new, or resumed."""
+
+import dataclasses
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from hpfree_jax._user_input import UserError
+from hpfree_jax.data import load_dataset
+from hpfree_jax.training._checkpoints import Checkpoints
+from hpfree_jax.training._config import TrainConfig, check_resumable
+from hpfree_jax.training._curves import plot_curves
+from hpfree_jax.training._loop import NonFiniteLoss, run_loop
+from hpfree_jax.training._run_directory import RunDirectory, default_directory
+from hpfree_jax.training._state import Task, TrainState, start
+from hpfree_jax.training._steps import METRICS
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """How a run ended, and where its files are."""
+
+    directory: Path
+    state: TrainState
+    task: Task
+    step: int  # updates made, over all sessions of the run
+    interrupted: bool  # by Ctrl-C or SIGTERM; the state is saved
+    test_accuracy: float | None  # of the latest evaluation, None before the first
+    test_loss: float | None
+    images_per_second: float | None  # of this session, None if it made no step
+    seconds: float  # of this session, everything included
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Trains a network from the beginning and writes the directory of the run.
+
+    Raises:
+      UserError: if something in the configuration is impossible; nothing is written.
+      DivergedError: if the loss becomes infinite or NaN; what was saved stays.
+    """
+    begin = time.perf_counter()
+    config.check()
+    directory = RunDirectory(config.output_dir or default_directory(config))
+    directory.check_is_new()
+    dataset = load_dataset(config.dataset, config.data_dir)
+    task, state = start(config, dataset)
+    directory.write_config(config, first_step=0)
+    with Checkpoints(directory.checkpoints) as checkpoints:
+        return _run(config, directory, checkpoints, task, state, _NO_METRICS, begin)
+
+
+def resume(
+    directory: Path | str, changes: Mapping[str, Any] | None = None
+) -> TrainResult:
+    """Continues a run from its newest checkpoint, as if it had not stopped.
+
+    Args:
+      directory: of the run.
+      changes: settings to change; only those that change no step already made.
+
+    Raises:
+      UserError: if there is no run, if it is finished, or if a change is impossible.
+      DivergedError: as in :func:`train`.
+    """
+    begin = time.perf_counter()
+    run = RunDirectory(Path(directory))
+    stored = run.read_config()
+    config = dataclasses.replace(stored, **(changes or {}))
+    config.check()
+    check_resumable(stored, config)
+    dataset = load_dataset(config.dataset, config.data_dir)
+    task, state = start(config, dataset)
+    with Checkpoints(run.checkpoints) as checkpoints:
+        step, pending = checkpoints.latest() or 0, _NO_METRICS
+        if step:
+            state, pending = checkpoints.restore(step, state)
+        total = config.epochs * task.steps_per_epoch
+        if step >= total:
+            more = 2 * stored.epochs
+            raise UserError(
+                f"the run {run.path} is finished: its checkpoint is at step {step} and "
+                f"{config.epochs} epochs are {total} steps; to train on, add "
+                f"--epochs {more}"
+            )
+        run.metrics.drop_after(step)
+        run.write_config(config, first_step=step)
+        print(f"resuming {run.path} at step {step} of {total}", flush=True)
+        return _run(config, run, checkpoints, task, state, pending, begin)
+
+
+class DivergedError(UserError):
+    """The loss became infinite or NaN; the message says when and what is saved."""
+
+
+def resume_command(directory: Path) -> str:
+    """The command that continues a run."""
+    return f"hpfree train --resume {shlex.quote(str(directory))}"
+
+
+_NO_METRICS = np.zeros((0, len(METRICS)), np.float32)
+
+
+def _run(config, directory, checkpoints, task, state, pending, begin) -> TrainResult:
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    summary: dict[str, Any] = {"num_params": num_params}
+    try:
+        result = run_loop(config, task, state, pending, directory.metrics, checkpoints)
+    except NonFiniteLoss as error:
+        summary |= {"status": "diverged", "step": error.step}
+        _write_results(config, directory, summary, begin)
+        good = checkpoints.latest()
+        kept = (
+            "no checkpoint was made before"
+            if good is None
+            else f"the last good checkpoint is {checkpoints.path(good)}"
+        )
+        raise DivergedError(
+            f"{error}; {kept}; all files stay in {directory.path}; try a smaller step "
+            f"({_remedy(config)}) in a new run"
+        ) from error
+    summary |= {
+        "status": "interrupted" if result.interrupted else "finished",
+        "step": result.step,
+        "epochs": result.step / task.steps_per_epoch,
+        "images_per_second": result.images_per_second,
+    }
+    _write_results(config, directory, summary, begin)
+    return TrainResult(
+        directory.path,
+        result.state,
+        task,
+        result.step,
+        result.interrupted,
+        summary["test_accuracy"],
+        summary["test_loss"],
+        result.images_per_second,
+        summary["seconds"],
+    )
+
+
+def _remedy(config: TrainConfig) -> str:
+    return "--gain" if config.method == "agd" else "--learning-rate"
+
+
+def _write_results(config, directory: RunDirectory, summary, begin) -> None:
+    """Adds the latest metrics to the summary; writes it and the picture."""
+    lines = directory.metrics.read()
+    for key in ("loss", "accuracy", "test_loss", "test_accuracy"):
+        values = [line[key] for line in lines if key in line]
+        summary[key] = values[-1] if values else None
+    title = f"{config.model} on {config.dataset} with {config.method}"
+    if summary["test_accuracy"] is not None:
+        title += f": test accuracy {summary['test_accuracy']:.2%}"
+    plot_curves(lines, directory.curves, title)
+    summary["seconds"] = time.perf_counter() - begin
+    directory.write_json("summary.json", summary)
