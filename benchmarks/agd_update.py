@@ -56,7 +56,7 @@ def make_jax_step(tx, params, grads):
 
 def make_torch_step(params, grads):
     """AGD in PyTorch, from the paper, in place."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     # (positions, in, out) -> PyTorch's (out, in, *positions)
     to_torch = lambda a: torch.tensor(
@@ -100,7 +100,7 @@ def interleaved(runs, repeats):
 
 def main():
     """Runs the benchmark and prints its table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="AGD's update")
     parser.add_argument("--repeats", type=int, default=15)
     repeats = parser.parse_args().repeats
     generator = np.random.default_rng(0)

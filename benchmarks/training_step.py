@@ -51,7 +51,8 @@ def make_jax_step(tx):
     x, y = map(jnp.asarray, make_batch())
 
     def run():
-        *carry[:], value = step(*carry, x, y)
+        params, state, value = step(carry[0], carry[1], x, y)
+        carry[:] = params, state
         value.block_until_ready()
 
     return run
@@ -59,7 +60,7 @@ def make_jax_step(tx):
 
 def make_torch_step(method):
     """The same step in PyTorch: plain SGD, or AGD from the paper."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(0)
     sizes = [FEATURES, *[WIDTH] * (DEPTH - 1), CLASSES]
@@ -98,7 +99,7 @@ def make_torch_step(method):
 
 def main():
     """Runs the benchmark and prints its table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="AGD's training step")
     parser.add_argument("--rounds", type=int, default=30)
     rounds = parser.parse_args().rounds
     runs = {

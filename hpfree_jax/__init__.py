@@ -4,10 +4,10 @@ from hpfree_jax import initializers as initializers
 from hpfree_jax._agd import AGDState as AGDState
 from hpfree_jax._agd import agd as agd
 from hpfree_jax._agd import scale_by_agd as scale_by_agd
+from hpfree_jax._infer_layout import infer_layout as infer_layout
 from hpfree_jax._layout import Layout as Layout
 from hpfree_jax._layout import Matrix as Matrix
 from hpfree_jax._layout import Vector as Vector
-from hpfree_jax._layout import infer_layout as infer_layout
 from hpfree_jax._learning_rate import get_learning_rate as get_learning_rate
 
 __version__ = "0.1.0"

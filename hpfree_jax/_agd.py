@@ -17,14 +17,9 @@ from hpfree_jax._base import (
     scalar_like,
     transformation,
 )
-from hpfree_jax._layout import (
-    Layout,
-    Matrix,
-    check_layout,
-    infer_layout,
-    named_leaves,
-    path_name,
-)
+from hpfree_jax._infer_layout import infer_layout
+from hpfree_jax._layout import Layout, Matrix, check_layout
+from hpfree_jax._paths import named_leaves, path_name
 
 
 class AGDState(NamedTuple):

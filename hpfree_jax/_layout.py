@@ -1,21 +1,14 @@
 """Layouts: which axes of each parameter are fan-in, fan-out, positions or stacks."""
 
 import dataclasses
-import difflib
-import itertools
 import math
-import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
-import jax
-import optax
-from jax.tree_util import DictKey, GetAttrKey
 from jaxtyping import PyTree
 
 from hpfree_jax._base import is_inexact
-
-Path: TypeAlias = tuple[Any, ...]  # the keys from the root of a pytree to a leaf
+from hpfree_jax._paths import did_you_mean, masked_names, named_leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +130,7 @@ class Layout(Mapping[str, Matrix | Vector | None]):
         if rule.leader not in self._rules:
             raise ValueError(
                 f"The leader of `{path}` is `{rule.leader}`, which the layout does not "
-                f"have{_did_you_mean(rule.leader, self.matrices)}."
+                f"have{did_you_mean(rule.leader, self.matrices)}."
             )
         leader = self._rules[rule.leader]
         if not isinstance(leader, Matrix):
@@ -184,68 +177,6 @@ class Layout(Mapping[str, Matrix | Vector | None]):
         return "Layout({\n" + "".join(lines) + "})"
 
 
-def infer_layout(
-    params: PyTree, overrides: Mapping[str, Matrix | Vector | None] | None = None
-) -> Layout:
-    """Reads a layout off the names and shapes of parameters, by Flax's conventions.
-
-    - A ``kernel`` has shape ``(*positions, in, out)``: dense, or convolution in one to
-      three dimensions. An ``embedding``, and any other leaf of two axes, is
-      ``(in, out)``; for an embedding that is ``(num_embeddings, features)``.
-    - A leaf of at most one axis is a vector. Its leader is the matrix of its own
-      module, else the nearest matrix before it in module order: the order of lists,
-      of integer keys, of dataclass fields, and of string keys sorted with their
-      numbers read as numbers (``layers_2`` before ``layers_10``), since JAX forgets
-      the order in which a dict was filled.
-    - Masked leaves, ``None`` and leaves that are not floating-point are left out.
-
-    Names and shapes do not always say enough: kernels of attention, ``weight``
-    leaves (PyTorch and Equinox store them ``(out, in)``), biases with several axes,
-    and norms beside numbered layers (``fc1``, ``fc2``, ``norm1``) raise. Give their
-    rules in ``overrides``, or read the layout from the model itself.
-
-    Args:
-      params: a pytree of arrays or of ``jax.ShapeDtypeStruct``.
-      overrides: rules by path, used as they are for the leaves they name.
-
-    Returns:
-      A :class:`Layout` with a rule for each floating-point leaf.
-
-    Raises:
-      ValueError: if a leaf is ambiguous, or an override names no leaf; the message
-        names the leaf, what was found and the rule to write.
-
-    >>> import jax.numpy as jnp
-    >>> infer_layout({"kernel": jnp.ones((3, 3, 8, 16)), "bias": jnp.ones(16)})
-    Layout({
-        'bias': Vector(leader='kernel'),
-        'kernel': Matrix(in_axes=(2,), out_axes=(3,), position_axes=(0, 1)),
-    })
-    """
-    overrides = dict(overrides or {})
-    leaves = [leaf for leaf in named_leaves(params) if is_inexact(leaf.value)]
-    known = {leaf.name for leaf in leaves} | masked_names(params)
-    for name in overrides:
-        if name not in known:
-            raise ValueError(
-                f"`overrides` names `{name}`, which is no floating-point leaf of the "
-                f"parameters{_did_you_mean(name, known)}."
-            )
-    ordered = _in_module_order(leaves)
-    rules: dict[str, Matrix | Vector | None] = {
-        name: overrides[name]
-        for name in (leaf.name for leaf in ordered)
-        if name in overrides
-    }
-    for leaf in ordered:
-        if leaf.name not in rules and leaf.value.ndim > 1:
-            rules[leaf.name] = _infer_matrix(leaf, ordered)
-    for index, leaf in enumerate(ordered):
-        if leaf.name not in rules:
-            rules[leaf.name] = _infer_vector(index, ordered, rules)
-    return Layout({leaf.name: rules[leaf.name] for leaf in ordered})
-
-
 def check_layout(layout: Layout, params: PyTree) -> None:
     """Raises unless the layout has a fitting rule for each floating-point leaf.
 
@@ -260,7 +191,7 @@ def check_layout(layout: Layout, params: PyTree) -> None:
         if name not in leaves and name not in masked:
             raise ValueError(
                 f"The layout has a rule for `{name}`, which the parameters do not "
-                f"have{_did_you_mean(name, leaves)}."
+                f"have{did_you_mean(name, leaves)}."
             )
     for name, leaf in leaves.items():
         if not is_inexact(leaf):
@@ -268,7 +199,7 @@ def check_layout(layout: Layout, params: PyTree) -> None:
         if name not in layout:
             raise ValueError(
                 f"The layout has no rule for the parameter `{name}` of shape "
-                f"{leaf.shape}{_did_you_mean(name, layout)}. Add one, or None to "
+                f"{leaf.shape}{did_you_mean(name, layout)}. Add one, or None to "
                 "leave it alone."
             )
         rule = layout[name]
@@ -307,184 +238,6 @@ def _check_vector(name, rule, leaf, layout, leaves):
             f"`{name}` stacks {found} layers but its leader `{rule.leader}` stacks "
             f"{stack}."
         )
-
-
-class NamedLeaf(NamedTuple):
-    """A leaf of a pytree, its path, and the path as one string."""
-
-    name: str
-    path: Path
-    value: Any
-
-
-def named_leaves(tree: PyTree) -> list[NamedLeaf]:
-    """Returns the leaves of a pytree with their names, in JAX's order."""
-    return [
-        NamedLeaf(path_name(path), path, leaf)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    ]
-
-
-def masked_names(tree: PyTree) -> set[str]:
-    """Returns the names of the leaves that :func:`optax.masked` has masked out."""
-    is_masked = lambda node: isinstance(node, optax.MaskedNode)
-    paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)[0]
-    return {path_name(path) for path, leaf in paths if is_masked(leaf)}
-
-
-def path_name(path: Path) -> str:
-    """Joins the keys of a path by ``/``, without the ``.value`` of a Flax variable."""
-    return jax.tree_util.keystr(_without_value(path), simple=True, separator="/")
-
-
-def _without_value(path: Path) -> Path:
-    return path[:-1] if len(path) > 1 and path[-1] == GetAttrKey("value") else path
-
-
-_VECTORS = ("bias", "scale")
-
-# Words in the path of a kernel of three axes that make attention or a bank of experts
-# more likely than a 1-D convolution.
-_ATTENTION_WORDS = {
-    *("attention", "attn", "einsum", "expert", "experts", "head", "heads", "moe"),
-    *("key", "kv", "out", "output", "qkv", "query", "value"),
-    *("k", "o", "q", "v", "wk", "wo", "wq", "wv"),
-}
-
-
-def _infer_matrix(leaf: NamedLeaf, leaves: list[NamedLeaf]) -> Matrix:
-    ndim = leaf.value.ndim
-    module, key = _module_and_key(leaf.path)
-    if key == "weight":
-        raise _ambiguous(
-            leaf,
-            "PyTorch and Equinox store a `weight` as (out, in, *positions), Flax and "
-            "Haiku as (*positions, in, out)",
-        )
-    if key in _VECTORS or (ndim > 2 and key != "kernel"):
-        raise _ambiguous(leaf, f"a `{key}` of several axes ({ndim}) has no convention")
-    if ndim > 5:
-        raise _ambiguous(leaf, f"a kernel of {ndim} axes has no convention")
-    if ndim > 2:
-        biases = [
-            other.value.ndim
-            for other in leaves
-            if _module_and_key(other.path) == (module, "bias")
-        ]
-        words = {
-            word
-            for part in leaf.name.lower().split("/")[:-1]
-            for word in (part, re.sub(r"[_\d]*$", "", part), *re.split(r"[_\d]+", part))
-        }
-        if any(n != 1 for n in biases):
-            raise _ambiguous(leaf, "its bias has several axes, so it is no convolution")
-        is_named_conv = "conv" in leaf.name.lower()
-        if ndim == 3 and words & _ATTENTION_WORDS and not is_named_conv:
-            raise _ambiguous(
-                leaf, "a kernel of 3 axes may be attention's or a 1-D convolution's"
-            )
-    return Matrix((ndim - 2,), (ndim - 1,), tuple(range(ndim - 2)))
-
-
-def _infer_vector(index, ordered, rules) -> Vector:
-    leaf = ordered[index]
-    module, _ = _module_and_key(leaf.path)
-    matrices = [other for other in ordered if isinstance(rules.get(other.name), Matrix)]
-    own = [other for other in matrices if _module_and_key(other.path)[0] == module]
-    before = [other for other in ordered[:index] if other in matrices]
-    if len(own) > 1:
-        names = ", ".join(f"`{other.name}`" for other in own)
-        raise _ambiguous(leaf, f"its module has several matrices: {names}")
-    if not own and not before:
-        raise _ambiguous(leaf, "no matrix comes before it, so it has no leader")
-    leader = own[0] if own else before[-1]
-    if not own:
-        _check_order_is_known(leaf, leader, ordered)
-    if rules[leader.name].stack_axes:
-        raise _ambiguous(leaf, f"its leader `{leader.name}` is stacked")
-    return Vector(leader.name)
-
-
-def _check_order_is_known(leaf, leader, leaves):
-    """Raises if only the alphabet puts the leader before the vector.
-
-    ``fc1, fc2, norm1, norm2`` is how JAX orders the keys of a model that applies
-    ``fc1, norm1, fc2, norm2``: within a family of numbered keys the order is known,
-    between two families it is not.
-    """
-    prefix, key, leader_key = _first_difference(leaf.path, leader.path)
-    if not (_is_string(key) and _is_string(leader_key)):
-        return
-    siblings = {
-        other.path[len(prefix)].key
-        for other in leaves
-        if other.path[: len(prefix)] == prefix and len(other.path) > len(prefix)
-    }
-    stem, leader_stem = _stem(key.key), _stem(leader_key.key)
-    stems = [_stem(sibling) for sibling in siblings]
-    if stem != leader_stem and max(stems.count(stem), stems.count(leader_stem)) > 1:
-        raise _ambiguous(
-            leaf,
-            f"JAX sorts the keys {sorted(siblings)} by name, so which matrix feeds "
-            "it cannot be told",
-        )
-
-
-def _ambiguous(leaf: NamedLeaf, why: str) -> ValueError:
-    is_vector = leaf.value.ndim < 2 or _module_and_key(leaf.path)[1] in _VECTORS
-    rule = "hp.Vector(leader=...)" if is_vector else "hp.Matrix(in_axes=..., ...)"
-    return ValueError(
-        f"The role of the parameter `{leaf.name}` of shape {leaf.value.shape} is "
-        f"ambiguous: {why}. Say it: "
-        f"layout=hp.infer_layout(params, overrides={{{leaf.name!r}: {rule}}})."
-    )
-
-
-def _module_and_key(path: Path) -> tuple[Path, str]:
-    path = _without_value(path)
-    return path[:-1], jax.tree_util.keystr(path[-1:], simple=True)
-
-
-def _in_module_order(leaves: list[NamedLeaf]) -> list[NamedLeaf]:
-    # Sequences and fields keep the place that JAX gives them; string keys are compared
-    # with their numbers read as numbers.
-    places: dict[Path, int] = {}
-    counter = itertools.count()
-
-    def order(leaf):
-        key = []
-        for depth, entry in enumerate(leaf.path, start=1):
-            if _is_string(entry):
-                key.append(_natural(entry.key))
-            else:
-                prefix = leaf.path[:depth]
-                key.append((places.setdefault(prefix, next(counter)),))
-        return tuple(key)
-
-    return sorted(leaves, key=order)
-
-
-def _natural(key: str) -> tuple[str | int, ...]:
-    parts = re.split(r"(\d+)", key)  # text and digits alternate, text first
-    return tuple(int(part) if part.isdigit() else part for part in parts)
-
-
-def _stem(key: Any) -> str:
-    return re.sub(r"\d+$", "", str(key))
-
-
-def _is_string(entry: Any) -> bool:
-    return isinstance(entry, DictKey) and isinstance(entry.key, str)
-
-
-def _first_difference(path, other):
-    depth = next(i for i, (a, b) in enumerate(zip(path, other)) if a != b)  # noqa: B905
-    return path[:depth], path[depth], other[depth]
-
-
-def _did_you_mean(name: str, names: Any) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean `{close[0]}`?)" if close else ""
 
 
 def _set_axes(rule: Any, field: str) -> None:
