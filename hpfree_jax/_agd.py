@@ -18,7 +18,7 @@ from hpfree_jax._base import (
     transformation,
 )
 from hpfree_jax._infer_layout import infer_layout
-from hpfree_jax._layout import Layout, Matrix, check_layout
+from hpfree_jax._layout import Layout, Matrix, Vector, check_layout
 from hpfree_jax._paths import named_leaves, path_name
 
 
@@ -141,9 +141,15 @@ def scale_by_agd(
         # log((1 + sqrt(1 + 4G)) / 2), written so that a tiny G does not round to 0.
         learning_rate = jnp.log1p(2 * summary / (1 + jnp.sqrt(1 + 4 * summary)))
 
-        finite = jnp.isfinite(summary)
-        for name in grads.keys() - _matrices(grads, rules).keys():  # the vectors
-            finite &= jnp.all(jnp.isfinite(directions[name]))
+        # One number says whether all is finite. XLA copies cheap scalar arithmetic into
+        # each leaf's update, here a sum over all leaves into all leaves; it computes a
+        # logarithm once.
+        sums = [
+            jnp.sum(jnp.abs(directions[name]))
+            for name in grads
+            if isinstance(rules[name], Vector)
+        ]
+        finite = jnp.isfinite(jnp.log1p(sum(sums, start=summary)))
 
         new_state = AGDState(
             count=jnp.asarray(optax.safe_increment(state.count)),
@@ -246,8 +252,10 @@ def _normalise(grads, rules):
         whole_norm = jnp.sqrt(jnp.sum(squares, axis=rule.position_axes, keepdims=True))
         ratios[name] = _ratio(scale, whole_norm)
 
-    for name in grads.keys() - directions.keys():
-        grad, rule = grads[name], rules[name]
+    for name, grad in grads.items():
+        rule = rules[name]
+        if not isinstance(rule, Vector):
+            continue
         ratio, stack_axes = ratios[rule.leader], rules[rule.leader].stack_axes
         ratio = jnp.squeeze(
             ratio, [a for a in range(ratio.ndim) if a not in stack_axes]

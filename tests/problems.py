@@ -1,5 +1,7 @@
 """Small problems that every method is tried on."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,8 +31,8 @@ def quadratic(params):
         curvature * jnp.mean((leaf.astype(float) - target) ** 2)
         for leaf, curvature, target in zip(
             jax.tree.leaves(params),
-            (1.0, 30.0) * 8,
-            (0.25, -0.5, 1.0) * 8,
+            itertools.cycle([1.0, 30.0]),
+            itertools.cycle([0.25, -0.5, 1.0]),
             strict=False,
         )
     ]
