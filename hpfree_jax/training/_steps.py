@@ -54,7 +54,8 @@ def make_train_steps(task: Task, loss: Loss) -> Callable:
         labels = examples.labels[index]
 
         def loss_fn(params):
-            model = nnx.merge(task.train_graph, params, state.model_state)
+            # Copied: a model cannot write to variables made outside the gradient.
+            model = nnx.merge(task.train_graph, params, state.model_state, copy=True)
             outputs = model(images)
             model_state = nnx.state(model, nnx.Not(nnx.Param))
             accuracy = jnp.mean(is_correct(outputs, labels))
@@ -97,7 +98,7 @@ def make_evaluate(
         images, labels, weights = (
             jax.lax.dynamic_slice_in_dim(array, start, batch_size) for array in stored
         )
-        model = nnx.merge(task.eval_graph, params, model_state)
+        model = nnx.merge(task.eval_graph, params, model_state, copy=True)
         outputs = model(task.dataset.normalise(images))
         per_example = jnp.stack([loss(outputs, labels), is_correct(outputs, labels)])
         return per_example.astype(jnp.float32) @ weights

@@ -50,6 +50,7 @@ def train(config: TrainConfig) -> TrainResult:
     dataset = load_dataset(config.dataset, config.data_dir)
     task, state = start(config, dataset)
     directory.write_config(config, first_step=0)
+    directory.metrics.path.touch()
     with Checkpoints(directory.checkpoints) as checkpoints:
         return _run(config, directory, checkpoints, task, state, _NO_METRICS, begin)
 

@@ -76,5 +76,5 @@ def test_a_failing_download_says_what_to_do(tmp_path, monkeypatch):
 
     builder._split_generators = fail
     monkeypatch.setattr(_official, "_can_reach", lambda host: True)
-    with pytest.raises(ValueError, match="server is gone.*--data-dir"):
+    with pytest.raises(ValueError, match=r"server is gone.*--data-dir"):
         prepare(builder)

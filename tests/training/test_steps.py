@@ -172,5 +172,7 @@ def test_all_finite_sees_every_leaf(bad):
 
 
 def test_a_batch_larger_than_the_data_is_refused(begin):
-    with pytest.raises(ValueError, match="`batch_size` 1439 .* 1438 training examples"):
+    with pytest.raises(
+        ValueError, match=r"`batch_size` 1439 .* 1438 training examples"
+    ):
         begin(batch_size=1439)
