@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from hpfree_jax.cli import main
 from tests.training.conftest import TINY, read_metrics
 
+ROOT = Path(__file__).parents[2]
 TINY_ARGS = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items()]
 
 
@@ -173,7 +175,7 @@ def test_ctrl_c_saves_and_the_printed_command_continues(run, tmp_path, number):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     metrics = directory / "metrics.jsonl"
     deadline = time.monotonic() + 60
