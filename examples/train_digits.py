@@ -47,12 +47,14 @@ def accuracy(params):
 
 rng = np.random.default_rng(0)
 for epoch in range(1, 11):
+    losses = []
     for batch in np.array_split(rng.permutation(len(digits.train_labels)), 22):
         params, opt_state, loss = train_step(
             params, opt_state, digits.train_images[batch], digits.train_labels[batch]
         )
+        losses.append(loss)
     rate = hp.get_learning_rate(opt_state)
     print(
-        f"epoch {epoch}  loss {loss:.3f}  learning rate {rate:.3f}  "
+        f"epoch {epoch}  loss {np.mean(losses):.3f}  learning rate {rate:.3f}  "
         f"test accuracy {accuracy(params):.1%}"
     )

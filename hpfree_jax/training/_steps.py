@@ -94,7 +94,7 @@ def make_evaluate(
     stored = jax.device_put((fill(images), fill(labels), fill(weights)))
 
     @jax.jit
-    def sums(params, model_state, start):
+    def sums(params, model_state, stored, start):
         images, labels, weights = (
             jax.lax.dynamic_slice_in_dim(array, start, batch_size) for array in stored
         )
@@ -105,7 +105,8 @@ def make_evaluate(
 
     def evaluate(state: TrainState) -> tuple[float, float]:
         starts = range(0, len(labels) + margin, batch_size)
-        parts = [sums(state.params, state.model_state, start) for start in starts]
+        model = (state.params, state.model_state)
+        parts = [sums(*model, stored, start) for start in starts]
         per_batch = np.asarray(jax.device_get(parts), np.float64)
         loss_sum, num_correct = per_batch.sum(axis=0).tolist()
         return loss_sum / len(labels), num_correct / len(labels)

@@ -88,6 +88,8 @@ def resume(
                 f"{config.epochs} epochs are {total} steps; to train on, add "
                 f"--epochs {more}"
             )
+        for change in run.changed_versions():
+            print(f"note: {change}, so the last digits may differ", flush=True)
         run.metrics.drop_after(step)
         run.write_config(config, first_step=step)
         print(f"resuming {run.path} at step {step} of {total}", flush=True)

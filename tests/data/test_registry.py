@@ -36,6 +36,14 @@ def test_without_a_network_the_error_says_what_to_do(name, tmp_path, monkeypatch
     assert "\n" not in str(e.value)
 
 
+def test_a_damaged_directory_is_named(tmp_path):
+    (tmp_path / "digits" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "digits" / "1.0.0" / "dataset_info.json").write_text("{}")
+    with pytest.raises(ValueError, match="cannot be stored in or read from") as error:
+        load_dataset("digits", tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "num_train", "mean", "std"),

@@ -120,14 +120,28 @@ def test_a_damaged_configuration_is_named(run, tmp_path, text):
     assert "config.json" in error_of(run, "--resume", tmp_path)
 
 
-def test_a_checkpoint_that_does_not_fit_is_named(run, tmp_path):
+def test_a_checkpoint_that_does_not_fit_is_named(run, tmp_path, capsys):
     assert run("--output-dir", tmp_path / "run")[0] == 0
     file = tmp_path / "run" / "config.json"
     stored = json.loads(file.read_text())
     stored["config"] |= {"width": 9, "epochs": 3}
     file.write_text(json.dumps(stored))
-    code = main(["train", "--resume", str(tmp_path / "run")])
-    assert code == 2
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "another model or method" in error
+    assert error.count("\n") == 1
+
+
+def test_other_versions_are_noted(run, tmp_path, capsys):
+    assert run("--output-dir", tmp_path / "run")[0] == 0
+    file = tmp_path / "run" / "config.json"
+    stored = json.loads(file.read_text())
+    stored["versions"]["optax"] = "0.1"
+    file.write_text(json.dumps(stored))
+    assert main(["train", "--resume", str(tmp_path / "run"), "--epochs=3"]) == 0
+    notes = [x for x in capsys.readouterr().out.splitlines() if x.startswith("note: ")]
+    assert len(notes) == 1
+    assert notes[0].startswith("note: optax 0.1 became ")
 
 
 def test_a_diverged_run_is_one_line(run, tmp_path):

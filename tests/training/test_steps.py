@@ -58,6 +58,17 @@ def test_a_step_matches_one_written_out(begin, digits):
     )
 
 
+def test_each_step_takes_the_next_batch_of_the_order(begin, digits):
+    task, state, examples, order = begin(method="sgd", learning_rate=1e-30)
+    params = jax.tree.map(jnp.copy, state.params)
+    model = nnx.merge(task.train_graph, params, state.model_state)
+    outputs = model(digits.normalise(digits.train_images))
+    per_example = np.asarray(square_loss(outputs, jnp.asarray(digits.train_labels)))
+    _, metrics = make_train_steps(task, square_loss)(state, examples, order, 5)
+    batches = per_example[np.asarray(order)[: 5 * 256]].reshape(5, 256)
+    np.testing.assert_allclose(metrics[:, 0], batches.mean(1), rtol=1e-5)
+
+
 @pytest.mark.parametrize("method", ["agd", "adamw"])
 def test_scanned_steps_equal_single_steps(begin, method):
     task, state, examples, order = begin(method=method)
