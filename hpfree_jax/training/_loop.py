@@ -66,7 +66,7 @@ def run_loop(
       checkpoints: where the states go.
 
     Raises:
-      NonFiniteLoss: at the first such step; lines up to the step before are written.
+      NonFiniteLoss: at the first such step; the windows before it are written.
     """
     steps_per_epoch = task.steps_per_epoch
     total_steps = config.epochs * steps_per_epoch
@@ -179,6 +179,7 @@ def _fetch(window, last_step: int) -> np.ndarray:
 
 def _save(checkpoints: Checkpoints, step: int, state: TrainState, window) -> None:
     pending = _fetch(window, step)
-    if not all_finite((state.params, state.model_state, state.opt_state)):
+    # Not the optimizer's state, which may start at infinity (a smallest loss, say).
+    if not all_finite((state.params, state.model_state)):
         raise NonFiniteLoss(step, "non-finite parameters after the update")
     checkpoints.save(step, state, pending)
