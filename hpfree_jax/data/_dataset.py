@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,9 +31,9 @@ class Dataset:
         """Shape of one example."""
         return self.train_images.shape[1:]
 
-    def normalise(self, images: jax.Array) -> jax.Array:
+    def normalise(self, images: ArrayLike) -> jax.Array:
         """Maps bytes to float32 numbers of mean 0 and variance 1 per channel."""
-        return (images.astype(jnp.float32) - self.mean) / self.std
+        return (jnp.asarray(images, jnp.float32) - self.mean) / self.std
 
 
 def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

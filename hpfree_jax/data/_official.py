@@ -78,8 +78,9 @@ def prepare(builder: Any) -> None:
 
 
 def _can_reach(host: str) -> bool:
-    if any("proxy" in name.lower() for name in os.environ):
-        return True  # names are resolved by the proxy
+    proxies = ("http_proxy", "https_proxy", "all_proxy")
+    if any(value and name.lower() in proxies for name, value in os.environ.items()):
+        return True  # the proxy resolves names
     try:
         socket.getaddrinfo(host, 443)
     except OSError:

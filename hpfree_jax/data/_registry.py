@@ -100,10 +100,12 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
             num_classes = builder.info.features["label"].num_classes
             train_images, train_labels = _read(builder, "train")
             test_images, test_labels = _read(builder, "test")
-    except OSError as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, NotImplementedError) as error:
         raise UserError(
-            f"dataset {name} cannot be stored in or read from {folder} ({error}); "
-            "choose another --data-dir"
+            f"dataset {name} cannot be stored in or read from {folder} as array_record "
+            f"({type(error).__name__}: {error}); choose another --data-dir"
         ) from error
     mean, std = pixel_statistics(train_images)
     return Dataset(

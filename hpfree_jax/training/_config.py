@@ -84,6 +84,11 @@ class TrainConfig:
         _option("Steps in one compiled call; None: 1 on a CPU, else `log_every`."),
     ] = None
 
+    def __post_init__(self) -> None:
+        for name in ("data_dir", "output_dir"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
+
     @property
     def model_settings(self) -> dict[str, Any]:
         """The settings of models; None where not given."""
@@ -134,10 +139,6 @@ def from_json(fields: dict[str, Any], where: str) -> TrainConfig:
             f"{where} has the unknown setting `{unknown[0]}`{hint}; it comes from "
             "another version of hpfree_jax, so start the run anew"
         )
-    fields = dict(fields)
-    for name in ("data_dir", "output_dir"):
-        if fields.get(name) is not None:
-            fields[name] = Path(fields[name])
     return TrainConfig(**fields)
 
 

@@ -66,7 +66,7 @@ def run_loop(
       checkpoints: where the states go.
 
     Raises:
-      NonFiniteLoss: at the first such step; lines up to the step before are written.
+      NonFiniteLoss: at the first such step; the windows before it are written.
     """
     steps_per_epoch = task.steps_per_epoch
     total_steps = config.epochs * steps_per_epoch
@@ -84,8 +84,9 @@ def run_loop(
     window: list[np.ndarray | jax.Array] = [pending] if len(pending) else []
     order = epoch_order(step // steps_per_epoch)
     # Compiled on a copy before the clock starts.
+    num_steps = min(steps_per_call, config.log_every, steps_per_epoch)
     copy = jax.tree.map(lambda x: x.copy(), state)
-    jax.block_until_ready(train_steps(copy, examples, order, 1)[1])
+    jax.block_until_ready(train_steps(copy, examples, order, num_steps)[1])
     clock = _Clock(config.batch_size)
     with Interrupt() as interrupt, Progress(total_steps, step) as progress:
         while step < total_steps:
@@ -117,7 +118,8 @@ def run_loop(
                 is_last = epoch == config.epochs
                 if is_last or epoch % config.evaluate_every == 0:
                     test_loss, test_accuracy = evaluate(state)
-                    _check_finite(test_loss, step, "non-finite test loss after")
+                    if not np.isfinite(test_loss):
+                        raise NonFiniteLoss(step, f"non-finite test loss ({test_loss})")
                     metrics_file.append(
                         step=step, test_loss=test_loss, test_accuracy=test_accuracy
                     )
@@ -175,13 +177,9 @@ def _fetch(window, last_step: int) -> np.ndarray:
     return values
 
 
-def _check_finite(value: float, step: int, what: str) -> None:
-    if not np.isfinite(value):
-        raise NonFiniteLoss(step, what)
-
-
 def _save(checkpoints: Checkpoints, step: int, state: TrainState, window) -> None:
     pending = _fetch(window, step)
-    if not all_finite((state.params, state.model_state, state.opt_state)):
+    # Not the optimizer's state, which may start at infinity (a smallest loss, say).
+    if not all_finite((state.params, state.model_state)):
         raise NonFiniteLoss(step, "non-finite parameters after the update")
     checkpoints.save(step, state, pending)

@@ -104,6 +104,15 @@ class RunDirectory:
                 f"`output_dir` {self.path} cannot be written ({error}); choose another"
             ) from error
 
+    def changed_versions(self) -> list[str]:
+        """Says which versions differ from those that the run began with."""
+        stored = json.loads(self.config_file.read_text())["versions"]
+        return [
+            f"{name} {stored.get(name)} became {version}"
+            for name, version in versions().items()
+            if stored.get(name) != version
+        ]
+
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Writes a file whole or not at all."""
         aside = self.path / (name + ".tmp")

@@ -54,7 +54,8 @@ def make_train_steps(task: Task, loss: Loss) -> Callable:
         labels = examples.labels[index]
 
         def loss_fn(params):
-            model = nnx.merge(task.train_graph, params, state.model_state)
+            # Copied: a model cannot write to variables made outside the gradient.
+            model = nnx.merge(task.train_graph, params, state.model_state, copy=True)
             outputs = model(images)
             model_state = nnx.state(model, nnx.Not(nnx.Param))
             accuracy = jnp.mean(is_correct(outputs, labels))
@@ -93,18 +94,19 @@ def make_evaluate(
     stored = jax.device_put((fill(images), fill(labels), fill(weights)))
 
     @jax.jit
-    def sums(params, model_state, start):
+    def sums(params, model_state, stored, start):
         images, labels, weights = (
             jax.lax.dynamic_slice_in_dim(array, start, batch_size) for array in stored
         )
-        model = nnx.merge(task.eval_graph, params, model_state)
+        model = nnx.merge(task.eval_graph, params, model_state, copy=True)
         outputs = model(task.dataset.normalise(images))
         per_example = jnp.stack([loss(outputs, labels), is_correct(outputs, labels)])
         return per_example.astype(jnp.float32) @ weights
 
     def evaluate(state: TrainState) -> tuple[float, float]:
         starts = range(0, len(labels) + margin, batch_size)
-        parts = [sums(state.params, state.model_state, start) for start in starts]
+        model = (state.params, state.model_state)
+        parts = [sums(*model, stored, start) for start in starts]
         per_batch = np.asarray(jax.device_get(parts), np.float64)
         loss_sum, num_correct = per_batch.sum(axis=0).tolist()
         return loss_sum / len(labels), num_correct / len(labels)

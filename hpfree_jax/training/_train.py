@@ -50,6 +50,7 @@ def train(config: TrainConfig) -> TrainResult:
     dataset = load_dataset(config.dataset, config.data_dir)
     task, state = start(config, dataset)
     directory.write_config(config, first_step=0)
+    directory.metrics.path.touch()
     with Checkpoints(directory.checkpoints) as checkpoints:
         return _run(config, directory, checkpoints, task, state, _NO_METRICS, begin)
 
@@ -87,6 +88,8 @@ def resume(
                 f"{config.epochs} epochs are {total} steps; to train on, add "
                 f"--epochs {more}"
             )
+        for change in run.changed_versions():
+            print(f"note: {change}, so the last digits may differ", flush=True)
         run.metrics.drop_after(step)
         run.write_config(config, first_step=step)
         print(f"resuming {run.path} at step {step} of {total}", flush=True)

@@ -1,0 +1,49 @@
+"""Small runs on the digits, whose TFDS directory all test processes share."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hpfree_jax.data import load_dataset
+from hpfree_jax.training import TrainConfig
+
+TFDS = Path(__file__).parents[2] / ".cache" / "tfds"
+# 1,438 examples in batches of 256 are 5 steps an epoch.
+TINY = {"depth": 2, "width": 8, "batch_size": 256, "epochs": 2, "log_every": 2}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tfds_directory():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(TFDS))
+        yield TFDS
+
+
+@pytest.fixture(scope="session")
+def digits(tfds_directory):
+    return load_dataset("digits")
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Makes the configuration of a tiny run in its own directory."""
+
+    def make(name="run", **changes):
+        return TrainConfig(**{**TINY, "output_dir": tmp_path / name, **changes})
+
+    return make
+
+
+def read_metrics(directory):
+    """The lines of a run, strictly parsed and without the speed, which varies."""
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    text = (directory / "metrics.jsonl").read_text()
+    lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    return [
+        {key: value for key, value in line.items() if key != "images_per_second"}
+        for line in lines
+    ]

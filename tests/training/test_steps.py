@@ -1,0 +1,189 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from hpfree_jax.models import MODELS, Model
+from hpfree_jax.training import square_loss
+from hpfree_jax.training._state import start
+from hpfree_jax.training._steps import (
+    Examples,
+    all_finite,
+    make_epoch_order,
+    make_evaluate,
+    make_train_steps,
+)
+
+
+@pytest.fixture
+def begin(config, digits):
+    """Returns (task, state, examples, order of epoch 0) of a tiny run."""
+
+    def make(**changes):
+        task, state = start(config(**changes), digits)
+        examples = Examples(
+            jnp.asarray(digits.train_images), jnp.asarray(digits.train_labels)
+        )
+        return task, state, examples, make_epoch_order(task)(0)
+
+    return make
+
+
+def test_a_step_matches_one_written_out(begin, digits):
+    task, state, examples, order = begin(method="sgd", momentum=0.0)
+    kernels = [np.asarray(k, np.float64) for k in jax.tree.leaves(state.params)]
+    state, metrics = make_train_steps(task, square_loss)(state, examples, order, 1)
+
+    index = np.asarray(order)[:256]
+    pixels = digits.train_images.reshape(-1, 64).astype(np.float64)
+    x = ((pixels - pixels.mean()) / pixels.std())[index]
+    target = np.sqrt(10) * np.eye(10)[digits.train_labels[index]]
+    z = x @ kernels[0]
+    h = np.sqrt(2) * np.maximum(z, 0)
+    error = h @ kernels[1] - target
+    back = 2 * error / error.size
+    gradients = [
+        x.T @ (back @ kernels[1].T * np.sqrt(2) * (z > 0)),
+        h.T @ back,
+    ]
+    for new, old, gradient in zip(
+        jax.tree.leaves(state.params), kernels, gradients, strict=True
+    ):
+        np.testing.assert_allclose(new, old - 0.1 * gradient, atol=1e-5)
+    accuracy = np.mean(np.argmax(h @ kernels[1], 1) == digits.train_labels[index])
+    np.testing.assert_allclose(
+        metrics[0], [np.mean(error**2), accuracy, 0.1], rtol=1e-5
+    )
+
+
+def test_each_step_takes_the_next_batch_of_the_order(begin, digits):
+    task, state, examples, order = begin(method="sgd", learning_rate=1e-30)
+    params = jax.tree.map(jnp.copy, state.params)
+    model = nnx.merge(task.train_graph, params, state.model_state)
+    outputs = model(digits.normalise(digits.train_images))
+    per_example = np.asarray(square_loss(outputs, jnp.asarray(digits.train_labels)))
+    _, metrics = make_train_steps(task, square_loss)(state, examples, order, 5)
+    batches = per_example[np.asarray(order)[: 5 * 256]].reshape(5, 256)
+    np.testing.assert_allclose(metrics[:, 0], batches.mean(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["agd", "adamw"])
+def test_scanned_steps_equal_single_steps(begin, method):
+    task, state, examples, order = begin(method=method)
+    train_steps = make_train_steps(task, square_loss)
+    copy = jax.tree.map(jnp.copy, state)
+    scanned, scanned_metrics = train_steps(copy, examples, order, 4)
+    metrics = []
+    for _ in range(4):
+        state, m = train_steps(state, examples, order, 1)
+        metrics.append(m)
+    np.testing.assert_allclose(scanned_metrics, np.concatenate(metrics), rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_an_epoch_visits_each_example_once_in_another_order_each_time(begin):
+    task, *_ = begin()
+    orders = [np.asarray(make_epoch_order(task)(epoch)) for epoch in (0, 1, 0)]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(1438))
+    assert np.any(orders[0] != orders[1])
+    np.testing.assert_array_equal(orders[0], orders[2])
+    other, *_ = begin(seed=1)
+    assert np.any(np.asarray(make_epoch_order(other)(0)) != orders[0])
+    assert task.steps_per_epoch == 5
+
+
+def test_the_initial_weights_depend_on_the_seed_and_the_choice(begin):
+    kernels = {
+        key: np.asarray(jax.tree.leaves(begin(**changes)[1].params)[0])
+        for key, changes in {
+            "first": {"width": 64},
+            "again": {"width": 64},
+            "seed": {"width": 64, "seed": 1},
+            "default": {"width": 64, "init": "default"},
+            "sgd": {"width": 64, "method": "sgd"},
+            "sgd_agd": {"width": 64, "method": "sgd", "init": "agd"},
+        }.items()
+    }
+    np.testing.assert_array_equal(kernels["first"], kernels["again"])
+    np.testing.assert_array_equal(kernels["first"], kernels["sgd_agd"])
+    np.testing.assert_array_equal(kernels["default"], kernels["sgd"])
+    assert np.any(kernels["first"] != kernels["seed"])
+    identity = kernels["first"].T @ kernels["first"]  # 64 x 64 orthogonal: s = 1
+    np.testing.assert_allclose(identity, np.eye(64), atol=1e-5)
+    assert np.abs(kernels["default"].T @ kernels["default"] - np.eye(64)).max() > 0.1
+
+
+def test_evaluation_weighs_every_test_example_alike(begin, digits):
+    task, state, _, _ = begin()
+    model = nnx.merge(task.eval_graph, state.params, state.model_state)
+    outputs = model(digits.normalise(jnp.asarray(digits.test_images)))
+    labels = jnp.asarray(digits.test_labels)
+    expected = (
+        float(square_loss(outputs, labels).mean()),
+        float((jnp.argmax(outputs, -1) == labels).mean()),
+    )
+    for batch_size in (100, 359, 1000):  # 359 examples: four batches, one, one
+        found = make_evaluate(task, square_loss, batch_size)(state)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+class Normalised(nnx.Module):
+    """A model with statistics that move in training and stay in evaluation."""
+
+    def __init__(self, din, dout, rngs, **init):
+        self.norm = nnx.BatchNorm(din, momentum=0.5, rngs=rngs)
+        self.layer = nnx.Linear(din, dout, rngs=rngs, **init)
+
+    def __call__(self, x):
+        return self.layer(self.norm(x.reshape(x.shape[0], -1)))
+
+
+def test_mutable_model_state_is_carried_and_fixed_in_evaluation(begin, monkeypatch):
+    build = lambda shape, classes, **init: Normalised(64, classes, **init)
+    monkeypatch.setitem(MODELS, "normalised", Model(build, {}, "a test"))
+    task, state, examples, order = begin(
+        model="normalised", depth=None, width=None, method="sgd"
+    )
+    evaluate = make_evaluate(task, square_loss)
+    before = [evaluate(state), evaluate(state)]
+    assert before[0] == before[1]
+    first_batch = task.dataset.normalise(examples.images[order[:256]])
+    state, _ = make_train_steps(task, square_loss)(state, examples, order, 1)
+    mean = state.model_state["norm"]["mean"][...]
+    expected = 0.5 * first_batch.reshape(256, 64).mean(0)
+    np.testing.assert_allclose(mean, expected, atol=1e-5)
+
+
+def test_the_optimizer_is_given_the_loss(begin):
+    task, state, examples, order = begin()
+
+    tx = optax.inject_hyperparams(lambda learning_rate: optax.identity())(0.0)
+    seen = []
+
+    def spy(grads, state, params=None, **extra_args):
+        seen.append(extra_args["value"].shape)
+        return tx.update(grads, state, params)
+
+    spied = optax.GradientTransformationExtraArgs(tx.init, spy)
+    task = task._replace(optimizer=spied)
+    state = state._replace(opt_state=tx.init(state.params))
+    make_train_steps(task, square_loss)(state, examples, order, 1)
+    assert seen == [()]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_all_finite_sees_every_leaf(bad):
+    tree = {"a": jnp.ones(3), "b": [jnp.arange(2)]}
+    assert all_finite(tree)
+    assert not all_finite({**tree, "c": jnp.array([1.0, bad])})
+
+
+def test_a_batch_larger_than_the_data_is_refused(begin):
+    with pytest.raises(
+        ValueError, match=r"`batch_size` 1439 .* 1438 training examples"
+    ):
+        begin(batch_size=1439)
