@@ -51,7 +51,7 @@ def main():
         )
         with contextlib.redirect_stdout(io.StringIO()):
             result = train(config)
-    steps = result.step * BATCH / result.images_per_second
+    steps = result.step * BATCH / (result.images_per_second or float("nan"))
     bare = statistics.mean([before, bare_step_seconds()]) * result.step
     milliseconds = 1e3 * bare / result.step
     print(f"bare steps  {bare:6.1f} s ({result.step} of {milliseconds:.2f} ms)")
