@@ -1,5 +1,6 @@
 """Training without tuning: learning rates, schedules, warm-ups and initialisation."""
 
+from hpfree_jax import architecture as architecture
 from hpfree_jax import initializers as initializers
 from hpfree_jax._agd import AGDState as AGDState
 from hpfree_jax._agd import agd as agd
@@ -9,5 +10,6 @@ from hpfree_jax._layout import Matrix as Matrix
 from hpfree_jax._layout import Vector as Vector
 from hpfree_jax._layout import infer_layout as infer_layout
 from hpfree_jax._learning_rate import get_learning_rate as get_learning_rate
+from hpfree_jax.architecture import trace_architecture as trace_architecture
 
 __version__ = "0.1.0"
