@@ -10,6 +10,12 @@ from hpfree_jax._layout import Matrix as Matrix
 from hpfree_jax._layout import Vector as Vector
 from hpfree_jax._layout import infer_layout as infer_layout
 from hpfree_jax._learning_rate import get_learning_rate as get_learning_rate
+from hpfree_jax.architecture import Architecture as Architecture
+from hpfree_jax.architecture import Dag as Dag
+from hpfree_jax.architecture import find_max_learning_rate as find_max_learning_rate
+from hpfree_jax.architecture import parse_dag as parse_dag
+from hpfree_jax.architecture import parse_nas_bench_201 as parse_nas_bench_201
+from hpfree_jax.architecture import scale_learning_rate as scale_learning_rate
 from hpfree_jax.architecture import trace_architecture as trace_architecture
 
 __version__ = "0.1.0"

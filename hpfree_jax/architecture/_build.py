@@ -11,7 +11,7 @@ from hpfree_jax.architecture._values import MIXED, OUT, WHOLE, Derived, Signal, 
 
 @dataclasses.dataclass
 class RawNode:
-    """A node while the graph grows; ``direct[i]`` tells if ``preds[i]`` is unmodified."""
+    """A node of the growing graph; ``direct[i]``: ``preds[i]`` comes unmodified."""
 
     kind: str
     preds: tuple[int, ...]

@@ -2,10 +2,11 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 from hpfree_jax._base import is_inexact
@@ -16,7 +17,6 @@ from hpfree_jax.architecture._build import Builder, Leaf
 from hpfree_jax.architecture._finish import finish
 from hpfree_jax.architecture._graph import Architecture
 from hpfree_jax.architecture._values import (
-    WHOLE,
     Const,
     Derived,
     Signal,
@@ -92,11 +92,11 @@ def trace_architecture(
       ValueError: if the outputs depend on no input, or on no parameter, or if nothing
         reads some of the parameters; the message names them.
 
-    >>> import jax.numpy as jnp
     >>> def mlp(params, x):
     ...     return jax.nn.relu(x @ params["a"]) @ params["b"]
     >>> shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
-    >>> arch = trace_architecture(mlp, {"a": shape(4, 8), "b": shape(8, 2)}, shape(1, 4))
+    >>> params = {"a": shape(4, 8), "b": shape(8, 2)}
+    >>> arch = trace_architecture(mlp, params, shape(1, 4))
     >>> arch.path_depths
     {2: 1}
     >>> [(layer.path, layer.fan_in) for layer in arch.layers]
@@ -162,9 +162,29 @@ def _signature(fn, args):
 
     def call(params, constants, *inputs):
         merged = nnx.merge(graph, params, constants)
+        _ease_writes(merged, nnx)
         return merged(*inputs) if module is fn else fn(merged, *inputs)
 
     return call, params, constants, inputs
+
+
+def _ease_writes(module: Any, nnx: Any) -> None:
+    """Keeps the cost of tracing BatchNorm in training linear in the model's size.
+
+    Where the running statistics of a copy of the module are overwritten by a value of
+    the same dtype, Flax asks both for their sharding, and JAX lists all equations so
+    far in the error that it raises for a tracer. The values are never computed here,
+    so that a narrower dtype does no harm.
+    """
+    narrower = {"float32": "bfloat16", "float64": "float32"}
+
+    def narrow(variable, value):
+        del variable
+        return value.astype(narrower.get(value.dtype.name, value.dtype.name))
+
+    for _, node in nnx.iter_graph(module):
+        if isinstance(node, nnx.BatchStat) and not node.has_metadata("on_set_value"):
+            node.set_metadata(on_set_value=narrow)
 
 
 def _is_nnx_module(value: Any) -> bool:
@@ -191,7 +211,8 @@ def _input(builder: Builder, position: int, leaf: Any, is_constant: bool) -> Val
     label = "/".join([f"input {position}", *leaf.name.split("/")[1:]])
     node = builder.add_node("input", label=label)
     shape = getattr(leaf.value, "shape", ())
-    return Signal(node, _axes.plain(shape), is_discrete=dtype == bool, is_direct=True)
+    is_mask = dtype is not None and jnp.issubdtype(dtype, jnp.bool_)
+    return Signal(node, _axes.plain(shape), is_discrete=is_mask, is_direct=True)
 
 
 class _Interpreter:
@@ -236,13 +257,13 @@ class _Interpreter:
                 hasattr(value, "eqns") or hasattr(value, "jaxpr")
                 for value in eqn.params.values()
             )
-            if has_jaxpr and not _all(values, Const, Signal):
-                if name not in ("reduce", "reduce_window", "scatter", "scatter_add"):
-                    raise _rules.unsupported(
-                        eqn,
-                        "it runs code of its own on parameters. Trace the same model "
-                        "written in plain JAX.",
-                    )
+            is_known = name.startswith(("reduce", "scatter"))
+            if has_jaxpr and not is_known and not _all(values, Const, Signal):
+                raise _rules.unsupported(
+                    eqn,
+                    "it runs code of its own on parameters. Trace the same model "
+                    "written in plain JAX.",
+                )
             return _rules.apply_rule(self.builder, eqn, values)
         except _rules.UntraceableError:
             raise
@@ -397,11 +418,9 @@ class _Interpreter:
         if not signals:
             views = [v for d in values if isinstance(d, Derived) for v in d.views]
             return Derived(unite(views)) if views else Const()
-        if all(value == values[0] for value in values) and isinstance(
-            values[0], Signal
-        ):
-            if len(values[0].dims) == len(shape):
-                return values[0]
+        same = all(value == signals[0] for value in values)
+        if same and len(signals[0].dims) == len(shape):
+            return signals[0]
         live = [signal for signal in signals if not signal.is_discrete] or signals
         result = Signal(
             self.builder.join(live),

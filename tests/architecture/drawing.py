@@ -9,7 +9,10 @@ def shape(*sizes, dtype=jnp.float32):
 
 
 def draw(arch, inputs=("x",)):
-    """``fc(+(stem(x), b(a(stem(x)))))``: + is a sum, * a join (in alphabetical order), other names layers."""
+    """``fc(+(stem(x), b(a(stem(x)))))``: + is a sum, * a join, other names layers.
+
+    What a join joins is in alphabetical order.
+    """
     names = iter(inputs)
     written = []
     for node in arch.nodes:

@@ -731,7 +731,7 @@ def test_the_graph_is_plain_hashable_python():
     module = nnx.Linear(4, 2, rngs=nnx.Rngs(0))
     arch = trace(module, x4)
     assert hash(arch) == hash(trace(module, x4))
-    assert eval(repr(arch), vars(hp.architecture)) == arch  # noqa: S307
+    assert eval(repr(arch), vars(hp.architecture)) == arch
 
 
 def test_a_loop_without_parameters_joins_what_enters_it():
@@ -770,7 +770,9 @@ def test_axes_that_cannot_be_followed_name_the_parameter_and_the_line():
     with pytest.raises(NotImplementedError, match=r"`a`(?s:.*)`cholesky`.*test_trace"):
         trace(net, square("a"), x4)
     mixed = lambda p, x: x @ p["a"].reshape(3, 2).T.reshape(3, 2)
-    with pytest.raises(NotImplementedError, match=r"`dot_general` at .*test_trace.*`a`"):
+    with pytest.raises(
+        NotImplementedError, match=r"`dot_general` at .*test_trace.*`a`"
+    ):
         trace(mixed, {"a": shape(2, 3)}, shape(1, 3))
 
 
@@ -788,7 +790,7 @@ def test_params_that_nothing_reads_are_named():
 
 
 def test_a_function_that_ignores_its_params():
-    with pytest.raises(ValueError, match="ignores its parameters.*`a`, `b`"):
+    with pytest.raises(ValueError, match=r"ignores its parameters.*`a`, `b`"):
         trace(lambda p, x: x @ jnp.ones((4, 4)), square("ab"), x4)
 
 
