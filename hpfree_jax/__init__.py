@@ -13,6 +13,7 @@ from hpfree_jax._learning_rate import get_learning_rate as get_learning_rate
 from hpfree_jax.architecture import Architecture as Architecture
 from hpfree_jax.architecture import Dag as Dag
 from hpfree_jax.architecture import find_max_learning_rate as find_max_learning_rate
+from hpfree_jax.architecture import initialize as initialize
 from hpfree_jax.architecture import parse_dag as parse_dag
 from hpfree_jax.architecture import parse_nas_bench_201 as parse_nas_bench_201
 from hpfree_jax.architecture import scale_learning_rate as scale_learning_rate

@@ -8,6 +8,8 @@ from hpfree_jax.architecture._graph import Layer as Layer
 from hpfree_jax.architecture._graph import LeafAxes as LeafAxes
 from hpfree_jax.architecture._graph import Node as Node
 from hpfree_jax.architecture._graph import VectorLeaf as VectorLeaf
+from hpfree_jax.architecture._initialize import initialize as initialize
+from hpfree_jax.architecture._layout import layout_of as layout_of
 from hpfree_jax.architecture._scaling import (
     find_max_learning_rate as find_max_learning_rate,
 )

@@ -39,6 +39,7 @@ class MatrixRole:
     position_axes: tuple[int, ...]
     stack_axes: tuple[int, ...]
     is_factor: bool  # one of several leaves that are multiplied together
+    is_last: bool  # its output axes are those of the layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class VectorUse:
     how: str  # "scale", "shift" or "weight_scale"
     stack_axes: tuple[int, ...]
     is_offset: bool
-    contracted: Labels  # axes that met a constant in a contraction
+    contracted: Labels  # axes that were contracted before
     lost: str | None
 
 
@@ -150,9 +151,8 @@ class Builder:
                 for mine, theirs in zip(view.dims, signal.dims, strict=True):
                     if any(label != OUT for label in _axes.labels_of(theirs)):
                         stack |= _axes.labels_of(mine)
-            contracted = NO_LABELS.union(
-                *(labels for labels, link in view.links if link == 0)
-            ) - NO_LABELS.union(*(_axes.labels_of(dim) for dim in view.dims))
+            visible = NO_LABELS.union(*(_axes.labels_of(dim) for dim in view.dims))
+            linked = NO_LABELS.union(*(labels for labels, link in view.links if link))
             use = VectorUse(
                 leaf=view.leaf,
                 node=signal.node if node is None else node,
@@ -160,7 +160,7 @@ class Builder:
                 how=how,
                 stack_axes=tuple(sorted(stack)),
                 is_offset=view.is_offset,
-                contracted=contracted,
+                contracted=view.fed or linked - visible,
                 lost=view.lost,
             )
             self.vector_uses[use] = None
@@ -276,7 +276,12 @@ class Builder:
         ordered = [tuple(sorted(group)) for group in (*groups, found.stack)]
         is_whole = bool(found.in_ and found.out)
         is_linked = bool(found.linked_in or found.linked_out)
-        return MatrixRole(view.leaf, *ordered, is_factor=is_linked and not is_whole)
+        return MatrixRole(
+            view.leaf,
+            *ordered,
+            is_factor=is_linked and not is_whole,
+            is_last=bool(found.out) or not is_linked,
+        )
 
 
 class Parts:

@@ -295,6 +295,7 @@ def _layer(
                 role.position_axes,
                 role.stack_axes,
                 role.is_factor,
+                role.is_last,
             )
             for role in first.roles
         ),

@@ -24,6 +24,7 @@ class LeafAxes:
       stack_axes: along which independent layers are stacked.
       is_factor: whether it is one of several leaves multiplied together, as the two
         of a low-rank product.
+      is_last: whether its output axes are those of the layer.
     """
 
     path: str
@@ -32,6 +33,7 @@ class LeafAxes:
     position_axes: tuple[int, ...] = ()
     stack_axes: tuple[int, ...] = ()
     is_factor: bool = False
+    is_last: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +95,8 @@ class VectorLeaf:
       stack_axes: axes of the leaf along which layers are stacked, like its leader.
       how: ``"scale"``, ``"shift"``, or ``"weight_scale"`` for a factor of weights.
       is_offset: whether a constant is added to it first, as in ``1 + scale``.
-      in_axes: axes of a leaf of several axes that are contracted with constants only.
+      in_axes: axes of a leaf of several axes that are contracted with
+        constants, or with other such parameters, and never with a signal.
     """
 
     path: str

@@ -271,14 +271,13 @@ def _move_view(builder, eqn, view, shapes, index, starts=()):
     lost = view.lost
     if forgotten and not (moved.reduced or moved.squeezed) and math.prod(shapes[0]) > 1:
         lost = lost or f"`{eqn.primitive.name}` at {where(eqn)}"
-    return View(
-        view.leaf,
-        dims,
-        tuple(indexed),
-        tuple(slices),
-        tuple(links),
-        view.is_offset,
-        lost,
+    return dataclasses.replace(
+        view,
+        dims=dims,
+        indexed=tuple(indexed),
+        slices=tuple(slices),
+        links=tuple(links),
+        lost=lost,
     )
 
 
@@ -493,6 +492,7 @@ def _dot_general(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
             )
             dims = list(place(side, view.dims))
             links = view.links
+            fed = view.fed if both else view.fed | contracted
             if not both and contracted and free[1 - side]:
                 # The constant mixes an axis: its own free axes stand for it.
                 for position in range(len(free[1 - side])):
@@ -500,7 +500,9 @@ def _dot_general(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
                     dims[at] = ((contracted, out_shape[at]),)
             elif contracted:
                 links = (*links, (contracted, link))
-            views.append(dataclasses.replace(view, dims=tuple(dims), links=links))
+            views.append(
+                dataclasses.replace(view, dims=tuple(dims), links=links, fed=fed)
+            )
     return Derived(unite(views))
 
 

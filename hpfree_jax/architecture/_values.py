@@ -40,6 +40,7 @@ class View:
       slices: parts of axes that were picked: (axis, start, size).
       links: axes that were contracted away, with the number of the contraction: the
         same one on both sides, or 0 for a contraction with a constant.
+      fed: axes that were contracted with a constant.
       is_offset: whether a constant was added, as in ``1 + scale``.
       lost: the operation behind which the axes cannot be followed, or None.
     """
@@ -49,6 +50,7 @@ class View:
     indexed: tuple[tuple[int, int], ...] = ()
     slices: tuple[tuple[int, int, int], ...] = ()
     links: tuple[tuple[Labels, int], ...] = ()
+    fed: Labels = NO_LABELS
     is_offset: bool = False
     lost: str | None = None
 
@@ -113,6 +115,7 @@ def _unite(a: View, b: View) -> View:
         indexed=_union(a.indexed, b.indexed),
         slices=_union(a.slices, b.slices),
         links=_union(a.links, b.links),
+        fed=a.fed | b.fed,
         is_offset=a.is_offset or b.is_offset,
         lost=None if known else a.lost,
     )

