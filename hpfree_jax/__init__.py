@@ -1,5 +1,6 @@
 """Training without tuning: learning rates, schedules, warm-ups and initialisation."""
 
+from hpfree_jax import architecture as architecture
 from hpfree_jax import initializers as initializers
 from hpfree_jax._agd import AGDState as AGDState
 from hpfree_jax._agd import agd as agd
@@ -9,5 +10,13 @@ from hpfree_jax._layout import Layout as Layout
 from hpfree_jax._layout import Matrix as Matrix
 from hpfree_jax._layout import Vector as Vector
 from hpfree_jax._learning_rate import get_learning_rate as get_learning_rate
+from hpfree_jax.architecture import Architecture as Architecture
+from hpfree_jax.architecture import Dag as Dag
+from hpfree_jax.architecture import find_max_learning_rate as find_max_learning_rate
+from hpfree_jax.architecture import initialize as initialize
+from hpfree_jax.architecture import parse_dag as parse_dag
+from hpfree_jax.architecture import parse_nas_bench_201 as parse_nas_bench_201
+from hpfree_jax.architecture import scale_learning_rate as scale_learning_rate
+from hpfree_jax.architecture import trace_architecture as trace_architecture
 
 __version__ = "0.1.0"

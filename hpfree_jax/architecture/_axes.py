@@ -1,0 +1,225 @@
+"""Where the axes of an array come from, through transposes, reshapes and slices.
+
+An axis of an array is a product of *factors* ``(labels, size)``, slowest first: the
+part of size ``size`` comes from the source axes in ``labels``. Unknown or constant
+parts have no label; several labels mean that the source axes are mixed beyond telling.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+Labels = frozenset[int]
+Factor = tuple[Labels, int]
+Dim = tuple[Factor, ...]
+Dims = tuple[Dim, ...]
+
+NO_LABELS: Labels = frozenset()
+
+
+def plain(shape: Sequence[int]) -> Dims:
+    """Dims of an array that has no known source."""
+    return tuple(((NO_LABELS, size),) for size in shape)
+
+
+def labelled(shape: Sequence[int]) -> Dims:
+    """Dims of a source itself: axis ``i`` carries the label ``i``."""
+    return tuple(((frozenset({axis}), size),) for axis, size in enumerate(shape))
+
+
+def labels_of(dim: Dim) -> Labels:
+    """All source axes that an axis holds a part of."""
+    return frozenset().union(*(labels for labels, _ in dim))
+
+
+def size_of(dim: Dim) -> int:
+    """The size of an axis."""
+    return math.prod(size for _, size in dim)
+
+
+def merge(first: Dims, second: Dims) -> Dims:
+    """Dims of an elementwise combination of two arrays of the same shape."""
+    if len(first) != len(second):  # a scalar and an array
+        return max(first, second, key=len)
+    return tuple(_merge_dim(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _merge_dim(a: Dim, b: Dim) -> Dim:
+    if size_of(a) != size_of(b):  # an axis of size 1 is stretched
+        return max(a, b, key=size_of)
+    if a == b or not labels_of(b):
+        return a
+    if not labels_of(a):
+        return b
+    return ((labels_of(a) | labels_of(b), size_of(a)),)
+
+
+def reshape(dims: Dims, shape: Sequence[int]) -> Dims:
+    """Dims after a row-major reshape to a new shape."""
+    if 0 in shape:
+        return plain(shape)
+    start = 0
+    while start < min(len(dims), len(shape)) and size_of(dims[start]) == shape[start]:
+        start += 1
+    stop = 0  # axes kept at the end
+    while (
+        stop < min(len(dims), len(shape)) - start
+        and size_of(dims[-1 - stop]) == shape[-1 - stop]
+    ):
+        stop += 1
+    middle = dims[start : len(dims) - stop]
+    new = _regroup(
+        [factor for dim in middle for factor in dim if factor[1] > 1],
+        shape[start : len(shape) - stop],
+    )
+    return (*dims[:start], *new, *dims[len(dims) - stop :])
+
+
+def _regroup(factors: list[Factor], shape: Sequence[int]) -> Iterable[Dim]:
+    factors = factors[::-1]  # a stack: the slowest factor is on top
+    for size in shape:
+        found: list[Factor] = []
+        missing = size
+        while missing > 1:
+            labels, available = factors.pop()
+            if missing % available == 0:
+                found.append((labels, available))
+                missing //= available
+            elif available % missing == 0:
+                found.append((labels, missing))
+                factors.append((labels, available // missing))
+                missing = 1
+            else:  # the boundary falls inside: the two sources mix
+                more_labels, more = factors.pop()
+                factors.append((labels | more_labels, available * more))
+        yield _join_equal(found) or ((NO_LABELS, size),)
+
+
+def _join_equal(factors: Iterable[Factor]) -> Dim:
+    joined: list[Factor] = []
+    for labels, size in factors:
+        if joined and joined[-1][0] == labels:
+            joined[-1] = (labels, joined[-1][1] * size)
+        else:
+            joined.append((labels, size))
+    return tuple(joined)
+
+
+def resize(dim: Dim, size: int, *, start: int = 0, stride: int = 1) -> Dim:
+    """An axis after slicing (or padding) it to a new size."""
+    if size == size_of(dim) and stride == 1 and start == 0:
+        return dim
+    (labels, _), *inner = dim
+    step = math.prod(s for _, s in inner)
+    if inner and stride == 1 and start % step == 0 and size % step == 0 and size:
+        return ((labels, size // step), *inner)
+    return ((labels_of(dim), size),)
+
+
+def broadcast(dims: Dims, shape: Sequence[int], positions: Sequence[int]) -> Dims:
+    """Dims after ``broadcast_in_dim``: axis ``i`` goes to ``positions[i]``."""
+    new = list(plain(shape))
+    for dim, position in zip(dims, positions, strict=True):
+        if size_of(dim) == shape[position]:
+            new[position] = dim
+    return tuple(new)
+
+
+class Moved(NamedTuple):
+    """What a structural operation makes of the axes of its operand."""
+
+    outputs: tuple[Dims, ...]
+    squeezed: Labels = NO_LABELS  # source axes that went with a squeezed axis
+    reduced: Labels = NO_LABELS  # source axes that were summed (or maximised) over
+    # Parts of source axes that were picked: (axis of the operand, start, size).
+    # The start is None where it is not known at trace time.
+    slices: tuple[tuple[tuple[int, int | None, int], ...], ...] = ()
+
+
+def move(
+    primitive: str,
+    parameters: dict,
+    dims: Dims,
+    out_shapes: Sequence[tuple[int, ...]],
+    starts: Sequence[int | None] = (),
+) -> Moved:
+    """Follows the axes of an array through one primitive with one array operand.
+
+    Args:
+      primitive: its name in the jaxpr.
+      parameters: its parameters in the jaxpr.
+      dims: of the operand.
+      out_shapes: shapes of the results.
+      starts: where a ``dynamic_slice`` starts, None for what is not known.
+
+    Returns:
+      The axes of the results; of an unknown primitive that changes the shape, none.
+    """
+    shape = out_shapes[0]
+    match primitive:
+        case "transpose":
+            return Moved((tuple(dims[i] for i in parameters["permutation"]),))
+        case "reshape":
+            order = parameters.get("dimensions") or range(len(dims))
+            return Moved((reshape(tuple(dims[i] for i in order), shape),))
+        case "broadcast_in_dim":
+            positions = parameters["broadcast_dimensions"]
+            return Moved((broadcast(dims, shape, positions),))
+        case "squeeze":
+            axes = [axis % len(dims) for axis in parameters["dimensions"]]
+            kept = tuple(dim for i, dim in enumerate(dims) if i not in axes)
+            squeezed = NO_LABELS.union(*(labels_of(dims[i]) for i in axes))
+            return Moved((kept,), squeezed=squeezed - _labels(kept))
+        case "slice":
+            starts = parameters["start_indices"]
+            strides = parameters["strides"] or (1,) * len(dims)
+            return _slice(dims, shape, starts, strides)
+        case "dynamic_slice":
+            return _slice(dims, shape, starts, (1,) * len(dims))
+        case "split":
+            axis, start, pieces = parameters["axis"], 0, []
+            for out_shape in out_shapes:
+                begin = [0] * len(dims)
+                begin[axis] = start
+                pieces.append(_slice(dims, out_shape, begin, (1,) * len(dims)))
+                start += out_shape[axis]
+            return Moved(
+                tuple(piece.outputs[0] for piece in pieces),
+                slices=tuple(piece.slices[0] for piece in pieces),
+            )
+        case "unstack":
+            axis = parameters["axis"]
+            kept = (*dims[:axis], *dims[axis + 1 :])
+            return Moved(
+                (kept,) * len(out_shapes),
+                squeezed=labels_of(dims[axis]) - _labels(kept),
+                slices=tuple(((axis, i, 1),) for i in range(len(out_shapes))),
+            )
+        case "pad" | "tile":
+            new = tuple(
+                resize(dim, size) for dim, size in zip(dims, shape, strict=True)
+            )
+            return Moved((new,))
+    if primitive.startswith(("reduce_", "argm")) and "axes" in parameters:
+        axes = parameters["axes"]
+        kept = tuple(dim for i, dim in enumerate(dims) if i not in axes)
+        reduced = NO_LABELS.union(*(labels_of(dims[i]) for i in axes))
+        return Moved((kept,), reduced=reduced - _labels(kept))
+    sizes = tuple(size_of(dim) for dim in dims)
+    return Moved(tuple(dims if s == sizes else plain(s) for s in out_shapes))
+
+
+def _slice(dims, shape, starts, strides) -> Moved:
+    new, slices = [], []
+    for axis, (dim, size) in enumerate(zip(dims, shape, strict=True)):
+        start, stride = starts[axis], strides[axis]
+        if size == size_of(dim) and stride == 1:
+            new.append(dim)
+            continue
+        new.append(resize(dim, size, start=start or 0, stride=stride))
+        slices.append((axis, start, size))
+    return Moved((tuple(new),), slices=(tuple(slices),))
+
+
+def _labels(dims: Dims) -> Labels:
+    return NO_LABELS.union(*(labels_of(dim) for dim in dims))
