@@ -8,7 +8,8 @@ from jax.tree_util import tree_map_with_path
 from jaxtyping import Array, PyTree
 
 from hpfree_jax._base import check_choice, is_inexact
-from hpfree_jax._layout import Matrix, path_name
+from hpfree_jax._layout import Matrix
+from hpfree_jax._paths import path_name
 from hpfree_jax.architecture._graph import Architecture, Layer, LeafAxes, VectorLeaf
 from hpfree_jax.architecture._layout import check_params, layout_of
 from hpfree_jax.initializers._architecture_aware import normal, standard_deviation

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from jaxtyping import PyTree
 
 from hpfree_jax._base import is_inexact
-from hpfree_jax._layout import Layout, Matrix, Vector, masked_names, named_leaves
+from hpfree_jax._layout import Layout, Matrix, Vector
+from hpfree_jax._paths import masked_names, named_leaves
 from hpfree_jax.architecture._graph import Architecture
 
 

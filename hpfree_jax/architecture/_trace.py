@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from hpfree_jax._base import is_inexact
-from hpfree_jax._layout import named_leaves
+from hpfree_jax._paths import named_leaves
 from hpfree_jax.architecture import _axes, _rules
 from hpfree_jax.architecture._axes import NO_LABELS
 from hpfree_jax.architecture._build import Builder, Leaf
