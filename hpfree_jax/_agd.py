@@ -15,6 +15,7 @@ from hpfree_jax._base import (
     check_in_interval,
     is_inexact,
     scalar_like,
+    total,
     transformation,
 )
 from hpfree_jax._infer_layout import infer_layout
@@ -141,15 +142,12 @@ def scale_by_agd(
         # log((1 + sqrt(1 + 4G)) / 2), written so that a tiny G does not round to 0.
         learning_rate = jnp.log1p(2 * summary / (1 + jnp.sqrt(1 + 4 * summary)))
 
-        # One number says whether all is finite. XLA copies cheap scalar arithmetic into
-        # each leaf's update, here a sum over all leaves into all leaves; it computes a
-        # logarithm once.
-        sums = [
+        vector_sums = [
             jnp.sum(jnp.abs(directions[name]))
             for name in grads
             if isinstance(rules[name], Vector)
         ]
-        finite = jnp.isfinite(jnp.log1p(sum(sums, start=summary)))
+        finite = jnp.isfinite(total([summary, *vector_sums]))
 
         new_state = AGDState(
             count=jnp.asarray(optax.safe_increment(state.count)),
@@ -236,7 +234,7 @@ def _depth(grads, rules) -> int:
 def _normalise(grads, rules):
     """Returns the directions s_k g / ||g_k||, and L times the gradient summary."""
     dtype = accumulator_dtype()
-    directions, ratios, summary = {}, {}, jnp.zeros((), dtype)
+    directions, ratios, summands = {}, {}, []
     for name, grad in _matrices(grads, rules).items():
         rule, scale = rules[name], rules[name].scale(grad.shape)
         grad = grad.astype(jnp.promote_types(grad.dtype, dtype))
@@ -247,7 +245,7 @@ def _normalise(grads, rules):
             keepdims=True,
         )
         norms = jnp.sqrt(squares)
-        summary += scale * jnp.sum(norms)
+        summands.append(scale * jnp.sum(norms))
         directions[name] = grad * _ratio(scale, norms)
         whole_norm = jnp.sqrt(jnp.sum(squares, axis=rule.position_axes, keepdims=True))
         ratios[name] = _ratio(scale, whole_norm)
@@ -264,7 +262,7 @@ def _normalise(grads, rules):
             ratio, [a for a in range(grad.ndim) if a not in rule.stack_axes]
         )
         directions[name] = grad.astype(jnp.promote_types(grad.dtype, dtype)) * ratio
-    return directions, summary
+    return directions, total(summands)
 
 
 def _ratio(scale, norms):

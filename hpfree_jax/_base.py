@@ -1,7 +1,7 @@
 """What every method of the library shares: argument checks, precision, states."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -71,6 +71,19 @@ def scalar_like(params: PyTree, value: float, dtype: DTypeLike) -> Array:
     smallest = min(leaves, key=lambda leaf: leaf.size)
     # Values are never read: zeros_like looks at the shape, the dtype and the sharding.
     return jnp.sum(jnp.zeros_like(smallest, dtype=dtype)) + jnp.asarray(value, dtype)
+
+
+def total(scalars: Sequence[Array]) -> Array:
+    """The sum of scalars, one per leaf; a zero if there are none.
+
+    A sum over all leaves that each leaf's update uses should come from here. XLA copies
+    a chain of cheap additions into each of its users, which makes the program grow with
+    the square of the number of leaves and take minutes to compile; a cumulative sum it
+    computes once.
+    """
+    if not scalars:
+        return jnp.zeros((), accumulator_dtype())
+    return jnp.cumsum(jnp.stack(scalars))[-1]
 
 
 def is_inexact(leaf: Any) -> bool:
