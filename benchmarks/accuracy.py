@@ -63,7 +63,7 @@ def main():
             summary = results[arguments]
             print(
                 f"| {task} | {method} | {summary['test_accuracy']:.2%} | "
-                f"{summary['loss']:.4f} | {summary['seconds']:.0f} s | "
+                f"{summary['loss']:.4f} | "
                 f"`hpfree train {arguments}` |",
                 flush=True,
             )
