@@ -83,6 +83,8 @@ def apply_rule(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[Valu
     match name:
         case "dot_general":
             return [_dot_general(builder, eqn, *values)]
+        case "ragged_dot_general" if isinstance(values[1], Derived):
+            return [_ragged_dot(builder, eqn, *values[:2])]
         case "conv_general_dilated":
             return [_conv(builder, eqn, *values)]
         case "gather":
@@ -513,6 +515,40 @@ def _stack_dim(builder, index, value, axis):
     return view.dims[axis]
 
 
+def _ragged_dot(builder: Builder, eqn: Eqn, lhs: Value, rhs: Derived) -> Value:
+    """A bank of experts, each applied to the rows that belong to it."""
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    (_, contracting), (_, batch) = numbers.dot_dimension_numbers
+    groups = (*numbers.rhs_group_dimensions, *batch)
+    if not isinstance(lhs, Signal):
+        return _opaque(eqn, [lhs, rhs])
+    if not groups:
+        raise unsupported(eqn, "its groups are no axis of the parameter.")
+    shape = tuple(eqn.invars[1].aval.shape)  # type: ignore[union-attr]
+    free = [i for i in range(len(shape)) if i not in (*contracting, *groups)]
+    node, index = builder.apply_layer(
+        "dense",
+        rhs,
+        [lhs],
+        in_dims=contracting,
+        out_dims=free,
+        stack_labels={
+            view.leaf: NO_LABELS.union(
+                *(_axes.labels_of(view.dims[axis]) for axis in groups)
+            )
+            for view in rhs.views
+        },
+        fan_in=math.prod(shape[axis] for axis in contracting),
+        fan_out=math.prod(shape[axis] for axis in free),
+    )
+    out_shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
+    dims = list(_axes.plain(out_shape))
+    for i in range(len(free)):
+        at = len(dims) - len(free) + i
+        dims[at] = ((frozenset({OUT}), out_shape[at]),)
+    return Signal(node, tuple(dims), leader=index, is_direct=True)
+
+
 def _conv(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
     numbers = eqn.params["dimension_numbers"]
     out_shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
@@ -611,7 +647,9 @@ def _gather(builder: Builder, eqn: Eqn, operand: Value, indices: Value) -> Value
             return _opaque(eqn, [indices])
         return Const()
     looked_up = [
-        axis for axis in numbers.start_index_map if _operand_size(eqn, axis) > 1
+        axis
+        for axis in numbers.start_index_map
+        if sizes[axis] < _operand_size(eqn, axis)
     ]
     batching = tuple(numbers.operand_batching_dims)
     kept = [

@@ -399,7 +399,7 @@ def test_equinox_stores_out_before_in():
 tokens = shape(2, 5, dtype=jnp.int32)
 
 
-@pytest.mark.parametrize("how", ["index", "take", "one_hot"])
+@pytest.mark.parametrize("how", ["index", "take", "one_hot", "equinox"])
 def test_embeddings(how):
     def net(p, t):
         table = p["table"]
@@ -407,6 +407,7 @@ def test_embeddings(how):
             "index": lambda: table[t],
             "take": lambda: jnp.take(table, t, axis=0),
             "one_hot": lambda: jax.nn.one_hot(t, 11) @ table,
+            "equinox": lambda: jax.vmap(jax.vmap(eqx.nn.Embedding(weight=table)))(t),
         }[how]()
         return x @ p["head"]
 
@@ -490,6 +491,33 @@ def test_weight_normalisation_is_one_layer():
     assert [(v.path, v.leader, v.how) for v in arch.vectors] == [
         ("g", "v", "weight_scale")
     ]
+
+
+def test_spectral_normalisation_is_one_layer():
+    module = nnx.SpectralNorm(nnx.Linear(4, 6, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
+    arch = trace(module, x4)
+    kernel = "layer_instance/kernel"
+    assert layers(arch, "in_axes", "out_axes", "stack_axes") == {
+        kernel: ((0,), (1,), ())
+    }
+    assert leaders(arch) == {"layer_instance/bias": kernel}
+
+
+def test_experts():
+    def ragged(p, x):
+        return lax.ragged_dot(x, p["w"], jnp.array([1, 0, 1]))
+
+    def dispatched(p, x):
+        chosen = jax.nn.one_hot(jnp.argmax(x @ p["router"], -1), 3)
+        rows = jnp.einsum("te,td->etd", chosen, x)
+        return jnp.einsum("etd,te->td", jax.vmap(jnp.matmul)(rows, p["w"]), chosen)
+
+    arch = trace(ragged, {"w": shape(3, 4, 6)}, x4)
+    fields = ("in_axes", "out_axes", "stack_axes", "fan_in", "fan_out")
+    assert layers(arch, *fields) == {"w": ((1,), (2,), (0,), 4, 6)}
+    # No derivative passes through the choice: the router makes no path.
+    with pytest.raises(ValueError, match="reads the parameters `router`"):
+        trace(dispatched, {"w": shape(3, 4, 6), "router": shape(4, 3)}, x4)
 
 
 def test_scan_over_stacked_layers():
@@ -633,8 +661,17 @@ def test_recurrent_network_shares_weights_over_time():
         "wh": (2, 2, ()),
         "head": (1, 1, ()),
     }
-    assert leaders(arch) == {"bias": "wx"}
+    assert leaders(arch) == {"bias": "wh"}  # the latest one upstream of the sum
     assert arch.path_depths == {2: 1, 3: 1, 4: 1}
+
+
+def test_vectors_of_a_recurrent_network_follow_the_layer_of_most_steps():
+    module = nnx.eval_shape(lambda: nnx.RNN(nnx.LSTMCell(4, 5, rngs=nnx.Rngs(0))))
+    arch = trace(module, shape(2, 4, 4))
+    assert leaders(arch) == {
+        f"cell/h{gate}/bias": f"cell/h{gate}/kernel" for gate in "fgio"
+    }
+    assert layers(arch, "uses")["cell/ho/kernel"] == 3
 
 
 @pytest.mark.parametrize("key", [jax.random.key(0), jax.random.PRNGKey(0)])
