@@ -83,8 +83,8 @@ def apply_rule(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[Valu
     match name:
         case "dot_general":
             return [_dot_general(builder, eqn, *values)]
-        case "ragged_dot_general" if isinstance(values[1], Derived):
-            return [_ragged_dot(builder, eqn, *values[:2])]
+        case "ragged_dot_general" if isinstance(bank := values[1], Derived):
+            return [_ragged_dot(builder, eqn, values[0], bank)]
         case "conv_general_dilated":
             return [_conv(builder, eqn, *values)]
         case "gather":
@@ -108,6 +108,11 @@ def apply_rule(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[Valu
     if len(values) == 1:
         return _unary(builder, eqn, values[0])
     return _unknown(builder, eqn, values)
+
+
+def shape_of(var: Any) -> tuple[int, ...]:
+    """The shape of a variable of a jaxpr."""
+    return tuple(var.aval.shape)
 
 
 def where(eqn: Eqn) -> str:
@@ -146,7 +151,7 @@ def _constants(eqn: Eqn, values: Sequence[Value]) -> list[Value]:
     is_iota = name in kept and any(value.is_iota for value in values)  # type: ignore
     known = [value.value for value in values]  # type: ignore[union-attr]
     value = None
-    if values and None not in known and all(v.aval.shape == () for v in eqn.outvars):
+    if values and None not in known and all(shape_of(var) == () for var in eqn.outvars):
         value = _evaluate(name, known)
     return [Const(value, is_iota) for _ in eqn.outvars]
 
@@ -185,7 +190,7 @@ def _unary(
         return _unknown(builder, eqn, [value, *others])
     if isinstance(value, Const):
         return [Const() for _ in eqn.outvars]
-    shapes = [tuple(var.aval.shape) for var in eqn.outvars]  # type: ignore
+    shapes = [shape_of(var) for var in eqn.outvars]
     if isinstance(value, Derived):
         if name not in STRUCTURAL | MAPS and not name.startswith(("reduce_", "argm")):
             return [_opaque(eqn, [value], var) for var in eqn.outvars]
@@ -291,7 +296,7 @@ def _combine(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> Value:
     name = eqn.primitive.name
     signals = [value for value in values if isinstance(value, Signal)]
     derived = [value for value in values if isinstance(value, Derived)]
-    shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
+    shape = shape_of(eqn.outvars[0])
     if not signals:
         if not derived:
             return Const()
@@ -407,7 +412,7 @@ def _plain_dim(dim):
 def _dot_general(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
     contracting, batch = eqn.params["dimension_numbers"]
     sides = [lhs, rhs]
-    shapes = [tuple(var.aval.shape) for var in eqn.invars]  # type: ignore
+    shapes = [shape_of(var) for var in eqn.invars]
     free = [
         [
             i
@@ -416,7 +421,7 @@ def _dot_general(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
         ]
         for s in (0, 1)
     ]
-    out_shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
+    out_shape = shape_of(eqn.outvars[0])
     num_batch = len(batch[0])
     # Where each axis of a side lands in the result.
     first_free = [num_batch, num_batch + len(free[0])]
@@ -436,9 +441,9 @@ def _dot_general(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
         leader = max(signal.leader for signal in live)
         part = builder.combine_parts(live, is_product=True) if same else WHOLE
         dims = _axes.plain(out_shape)
-        for side in (0, 1):
-            if sides[side] in live and sides[side].leader == leader:  # type: ignore
-                dims = _axes.merge(dims, place(side, sides[side].dims))  # type: ignore
+        for side, signal in enumerate((lhs, rhs)):
+            if signal in live and signal.leader == leader:
+                dims = _axes.merge(dims, place(side, signal.dims))
         return Signal(
             node,
             dims,
@@ -476,9 +481,10 @@ def _dot_general(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
             return Signal(node, tuple(dims), leader=index, is_direct=True)
 
     for weights, other in ((0, 1), (1, 0)):  # a constant times a signal
-        if isinstance(sides[weights], Const) and isinstance(sides[other], Signal):
+        signal = sides[other]
+        if isinstance(sides[weights], Const) and isinstance(signal, Signal):
             return dataclasses.replace(
-                sides[other], dims=place(other, sides[other].dims), is_direct=False
+                signal, dims=place(other, signal.dims), is_direct=False
             )
 
     views: list[View] = []
@@ -524,7 +530,7 @@ def _ragged_dot(builder: Builder, eqn: Eqn, lhs: Value, rhs: Derived) -> Value:
         return _opaque(eqn, [lhs, rhs])
     if not groups:
         raise unsupported(eqn, "its groups are no axis of the parameter.")
-    shape = tuple(eqn.invars[1].aval.shape)  # type: ignore[union-attr]
+    shape = shape_of(eqn.invars[1])
     free = [i for i in range(len(shape)) if i not in (*contracting, *groups)]
     node, index = builder.apply_layer(
         "dense",
@@ -541,7 +547,7 @@ def _ragged_dot(builder: Builder, eqn: Eqn, lhs: Value, rhs: Derived) -> Value:
         fan_in=math.prod(shape[axis] for axis in contracting),
         fan_out=math.prod(shape[axis] for axis in free),
     )
-    out_shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
+    out_shape = shape_of(eqn.outvars[0])
     dims = list(_axes.plain(out_shape))
     for i in range(len(free)):
         at = len(dims) - len(free) + i
@@ -551,7 +557,7 @@ def _ragged_dot(builder: Builder, eqn: Eqn, lhs: Value, rhs: Derived) -> Value:
 
 def _conv(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
     numbers = eqn.params["dimension_numbers"]
-    out_shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
+    out_shape = shape_of(eqn.outvars[0])
     groups = eqn.params["feature_group_count"]
     if isinstance(lhs, Signal) and isinstance(rhs, Signal):
         live = [side for side in (lhs, rhs) if not side.is_discrete] or [lhs]
@@ -567,7 +573,7 @@ def _conv(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
         if eqn.params["batch_group_count"] != 1:
             raise unsupported(eqn, "a convolution with `batch_group_count` above 1.")
         out_dim, in_dim, *positions = numbers.rhs_spec
-        shape = tuple(eqn.invars[1].aval.shape)  # type: ignore[union-attr]
+        shape = shape_of(eqn.invars[1])
         window = math.prod(shape[axis] for axis in positions)
         stack = {
             view.leaf: _stacked_groups(view, out_dim, groups) for view in rhs.views
@@ -636,7 +642,7 @@ def _without(dims: Dims, axis: int, labels) -> Dims:
 
 def _gather(builder: Builder, eqn: Eqn, operand: Value, indices: Value) -> Value:
     numbers = eqn.params["dimension_numbers"]
-    out_shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
+    out_shape = shape_of(eqn.outvars[0])
     sizes = eqn.params["slice_sizes"]
     if isinstance(operand, Const):
         if isinstance(indices, Signal):  # a fixed table
@@ -746,7 +752,7 @@ def _batch_positions(eqn, out_shape):
 
 def _dynamic_slice(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[Value]:
     operand, *starts = values
-    shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
+    shape = shape_of(eqn.outvars[0])
     sizes = [_operand_size(eqn, axis) for axis in range(len(shape))]
     known = [start.value if isinstance(start, Const) else None for start in starts]
     if isinstance(operand, Const):
@@ -786,7 +792,7 @@ def _dynamic_slice(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[
 
 
 def _concatenate(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> Value:
-    shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
+    shape = shape_of(eqn.outvars[0])
 
     def place(dims: Dims) -> Dims:
         if eqn.primitive.name == "stack":
@@ -857,7 +863,7 @@ def _unknown(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[Value]
     same = len({signal.node for signal in live}) == 1
     results: list[Value] = []
     for var in eqn.outvars:
-        shape = tuple(var.aval.shape)  # type: ignore[union-attr]
+        shape = shape_of(var)
         signal = Signal(
             node,
             _merged_dims(live, shape) if same else _axes.plain(shape),
@@ -871,7 +877,7 @@ def _unknown(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[Value]
 
 def _opaque(eqn: Eqn, values: Sequence[Value], var: Any = None) -> Derived:
     """Parameter-derived, by an operation behind which axes cannot be followed."""
-    shape = tuple((var or eqn.outvars[0]).aval.shape)
+    shape = shape_of(var or eqn.outvars[0])
     views = unite(
         [
             dataclasses.replace(

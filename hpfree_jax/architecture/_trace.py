@@ -141,7 +141,7 @@ def trace_architecture(
 
 def _signature(fn, args):
     """Returns fn(params, constants, *inputs), params, constants, inputs."""
-    module = fn if _is_nnx_module(fn) else args[0] if args else None
+    module: Any = fn if _is_nnx_module(fn) else args[0] if args else None
     if not _is_nnx_module(module):
         if not callable(fn):
             raise TypeError(
@@ -205,7 +205,7 @@ def _abstract(tree):
 
 def _input(builder: Builder, position: int, leaf: Any, is_constant: bool) -> Value:
     dtype = getattr(leaf.value, "dtype", None)
-    is_key = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if is_constant or is_key:
         return Const()
     label = "/".join([f"input {position}", *leaf.name.split("/")[1:]])
@@ -315,7 +315,7 @@ class _Interpreter:
 
     def _stack(self, eqn: Any, ys: list[tuple[int, Value]], var: Any) -> Value:
         values = [value for _, value in ys]
-        shape = tuple(var.aval.shape)
+        shape = _rules.shape_of(var)
         signals = [value for value in values if isinstance(value, Signal)]
         if signals:
             return self._merge_results(values, shape)
@@ -406,7 +406,7 @@ class _Interpreter:
         _, *operands = values
         branches = [self.run(branch, operands) for branch in eqn.params["branches"]]
         return [
-            self._merge_results(list(results), tuple(var.aval.shape))
+            self._merge_results(list(results), _rules.shape_of(var))
             for results, var in zip(
                 zip(*branches, strict=True), eqn.outvars, strict=True
             )
