@@ -738,8 +738,9 @@ def test_sums_of_many_branches_are_one_node():
     assert layers(arch, "in_degree") == {"a": 4, "b": 4, "c": 4, "d": 4, "head": 2}
 
 
-def test_a_bent_partial_sum_is_a_node_of_its_own():
-    net = lambda p, x: relu(x @ p["a"] + x @ p["b"]) + x @ p["c"]
+@pytest.mark.parametrize("bend", [relu, jnp.tanh, jnp.square, normalise])
+def test_a_bent_partial_sum_is_a_node_of_its_own(bend):
+    net = lambda p, x: bend(x @ p["a"] + x @ p["b"]) + x @ p["c"]
     arch = trace(net, square("abc"), x4)
     assert draw(arch) == "+(+(a(x), b(x)), c(x))"
     assert layers(arch, "in_degree") == {"a": 2, "b": 2, "c": 2}
