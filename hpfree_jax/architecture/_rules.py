@@ -66,6 +66,7 @@ MAPS |= {"imag", "integer_pow", "is_finite", "log", "log1p", "logistic", "name",
 MAPS |= {"not", "optimization_barrier", "real", "reduce_precision", "rev", "round"}
 MAPS |= {"rsqrt", "sharding_constraint", "sign", "sin", "sinh", "sqrt", "square"}
 MAPS |= {"stop_gradient", "tan", "tanh", "acos", "acosh", "asin", "asinh", "atan"}
+MAPS |= {"cummax", "cummin", "cumprod", "cumsum"}
 MAPS |= {"atanh", "bitcast_convert_type", "lgamma", "digamma", "reshard"}
 # The values of a sum, up to scaling, pass through these unchanged.
 DIRECT = {"transpose", "reshape", "squeeze", "broadcast_in_dim", "neg", "copy"}
@@ -116,7 +117,7 @@ def shape_of(var: Any) -> tuple[int, ...]:
 
 
 def where(eqn: Eqn) -> str:
-    """The user's source line of an equation, for error messages.
+    """The user's source line of an equation, or "" where it is not known.
 
     The innermost line outside of JAX, of the libraries of layers, and of this one.
     """
@@ -125,19 +126,36 @@ def where(eqn: Eqn) -> str:
         parts = frame.file_name.replace("\\", "/").split("/")
         if not any(part in LIBRARIES for part in parts[:-1]):
             return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
-    return source_info_util.summarize(eqn.source_info)
+    found = source_info_util.summarize(eqn.source_info)
+    return "" if any(f"/{name}/" in found for name in LIBRARIES) else found
 
 
 class UntraceableError(NotImplementedError):
     """What cannot be analysed; names the primitive and the user's source line."""
 
+    def __init__(self, primitive: str, line: str, why: str):
+        at = f" at {line}" if line else ""
+        super().__init__(
+            f"The architecture cannot be traced through the primitive `{primitive}`"
+            f"{at}: {why}"
+        )
+        self.primitive, self.line, self.why = primitive, line, why
+
+    def inside(self, eqn: Eqn) -> "UntraceableError":
+        """The same error, at the line of the call where its own line is not known."""
+        if self.line:
+            return self
+        return UntraceableError(self.primitive, where(eqn), self.why)
+
 
 def unsupported(eqn: Eqn, why: str) -> UntraceableError:
     """The error that names an equation's primitive and source line."""
-    return UntraceableError(
-        f"The architecture cannot be traced through the primitive "
-        f"`{eqn.primitive.name}` at {where(eqn)}: {why}"
-    )
+    return UntraceableError(eqn.primitive.name, where(eqn), why)
+
+
+def _named(eqn: Eqn) -> str:
+    line = where(eqn)
+    return f"`{eqn.primitive.name}`" + (f" at {line}" if line else "")
 
 
 # --- constants ------------------------------------------------------------------------
@@ -277,7 +295,7 @@ def _move_view(builder, eqn, view, shapes, index, starts=()):
     forgotten = not NO_LABELS.union(*map(_axes.labels_of, dims)) and labels
     lost = view.lost
     if forgotten and not (moved.reduced or moved.squeezed) and math.prod(shapes[0]) > 1:
-        lost = lost or f"`{eqn.primitive.name}` at {where(eqn)}"
+        lost = lost or _named(eqn)
     return dataclasses.replace(
         view,
         dims=dims,
@@ -306,7 +324,7 @@ def _combine(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> Value:
             dataclasses.replace(
                 view,
                 is_offset=view.is_offset or has_constant,
-                dims=view.dims if len(view.dims) == len(shape) else _axes.plain(shape),
+                dims=_axes.fit(view.dims, shape),
             )
             for view in views
         )
@@ -845,11 +863,8 @@ def _unknown(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[Value]
     signals = [value for value in values if isinstance(value, Signal)]
     derived = [value for value in values if isinstance(value, Derived)]
     if signals and derived:
-        paths = ", ".join(
-            f"`{builder.leaves[view.leaf].path}`"
-            for value in derived
-            for view in value.views
-        )
+        leaves = dict.fromkeys(view.leaf for value in derived for view in value.views)
+        paths = ", ".join(f"`{builder.leaves[leaf].path}`" for leaf in leaves)
         raise unsupported(
             eqn,
             f"it combines a signal with the parameters {paths} in a way that has no "
@@ -883,7 +898,7 @@ def _opaque(eqn: Eqn, values: Sequence[Value], var: Any = None) -> Derived:
             dataclasses.replace(
                 view,
                 dims=_axes.plain(shape),
-                lost=f"`{eqn.primitive.name}` at {where(eqn)}",
+                lost=_named(eqn),
             )
             for value in values
             if isinstance(value, Derived)

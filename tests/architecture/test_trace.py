@@ -772,6 +772,24 @@ def test_the_graph_is_plain_hashable_python():
     assert eval(repr(arch), vars(hp.architecture)) == arch
 
 
+def test_a_map_over_examples_is_one_layer_as_vmap_is():
+    rows = lambda p, x: lax.map(lambda row: relu(row @ p["a"]) @ p["b"], x)
+    arch = trace(rows, square("ab"), x4)
+    assert draw(arch) == "b(a(x))"
+    assert layers(arch, "uses") == {"a": 1, "b": 1}
+
+
+def test_a_kronecker_product_of_two_leaves():
+    net = lambda p, x: x @ jnp.kron(p["a"], p["b"])
+    arch = trace(net, {"a": shape(2, 3), "b": shape(2, 5)}, x4)
+    (layer,) = arch.layers
+    assert (layer.path, layer.fan_in, layer.fan_out) == ("a", 4, 15)
+    assert [(y.path, y.in_axes, y.out_axes) for y in layer.leaves] == [
+        ("a", (0,), (1,)),
+        ("b", (0,), (1,)),
+    ]
+
+
 def test_a_loop_without_parameters_joins_what_enters_it():
     def net(p, x):
         h = lax.while_loop(lambda h: jnp.sum(h) < 9, lambda h: h * h, x @ p["a"])
@@ -790,6 +808,12 @@ def test_a_while_loop_over_layers_names_itself_and_the_line():
         return lax.while_loop(lambda x: jnp.sum(x) < 9, lambda x: x @ p["a"], x)
 
     with pytest.raises(NotImplementedError, match=r"`while`.*test_trace\.py:\d+"):
+        trace(net, square("a"), x4)
+
+
+def test_a_primitive_deep_inside_jax_names_the_line_of_the_call():
+    net = lambda p, x: jnp.linalg.solve(p["a"], x.T)
+    with pytest.raises(NotImplementedError, match=r"solve` at .*test_trace\.py:\d+"):
         trace(net, square("a"), x4)
 
 
