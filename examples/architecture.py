@@ -76,7 +76,7 @@ def main(path=None):
     if path:
         arch.plot().figure.savefig(path)
 
-    # 2. The largest rate of the shallowest network of the family: stem, one layer, head.
+    # 2. The largest rate of the shallowest network of the family: one layer inside.
     base_fn, base_params = network("2")
     base = hp.trace_architecture(base_fn, base_params, data[0])
     start = hp.initialize(key, base_params, base)

@@ -44,6 +44,16 @@ def merge(first: Dims, second: Dims) -> Dims:
     return tuple(_merge_dim(a, b) for a, b in zip(first, second, strict=True))
 
 
+def fit(dims: Dims, shape: Sequence[int]) -> Dims:
+    """Dims of an array that is stretched to a shape by an elementwise operation."""
+    if len(dims) != len(shape):
+        return plain(shape)
+    pairs = zip(dims, shape, strict=True)
+    return tuple(
+        dim if size_of(dim) == size else ((NO_LABELS, size),) for dim, size in pairs
+    )
+
+
 def _merge_dim(a: Dim, b: Dim) -> Dim:
     if size_of(a) != size_of(b):  # an axis of size 1 is stretched
         return max(a, b, key=size_of)

@@ -83,6 +83,18 @@ class Builder:
         self.used_whole: set[int] = set()  # nodes of which all is used, not slices
         self._unique = 0
 
+    def snapshot(self) -> tuple:
+        """What :meth:`restore` needs to forget everything that comes after."""
+        sizes = len(self.nodes), len(self.applications)
+        return *sizes, dict(self.vector_uses), set(self.used_whole)
+
+    def restore(self, snapshot: tuple) -> None:
+        """Forgets what was added since a snapshot."""
+        num_nodes, num_applications, self.vector_uses, self.used_whole = snapshot
+        del self.nodes[num_nodes:]
+        del self.applications[num_applications:]
+        self.parts = {k: v for k, v in self.parts.items() if k < num_nodes}
+
     def unique(self) -> int:
         """A number below 0 that was not given before."""
         self._unique -= 1

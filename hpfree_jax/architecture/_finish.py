@@ -378,9 +378,15 @@ def _leader(
             shape[axis] for axis in stack_axes
         )
 
-    for use in uses:  # the layer that feeds it
-        if fits(use.leader, use.stack_axes):
-            return layer_of[use.leader], use.stack_axes
+    # The layer that feeds it, most often where there are several uses: at the first
+    # step of a recurrent network the state is a constant, and another layer leads.
+    feeding = collections.Counter(
+        (layer_of[use.leader], use.stack_axes)
+        for use in reversed(uses)
+        if fits(use.leader, use.stack_axes)
+    )
+    if feeding:
+        return feeding.most_common(1)[0][0]
     for use in uses:  # else the nearest one in the order of execution
         fitting = [index for index in applications if fits(index, use.stack_axes)]
         if fitting:

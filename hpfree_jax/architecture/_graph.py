@@ -163,21 +163,27 @@ class Architecture:
     @functools.cached_property
     def path_depths(self) -> dict[int, int]:
         """{depth: number of input-to-output paths with that many layers}."""
-        counts: list[dict[int, int]] = []
-        for node in self.nodes:
-            if node.kind == "input":
-                counts.append({0: 1})
-                continue
+        waiting = collections.Counter(
+            pred for node in self.nodes for pred in node.preds
+        )
+        counts: dict[int, dict[int, int]] = {}
+        depths: dict[int, int] = collections.defaultdict(int)
+        for index, node in enumerate(self.nodes):
             step = int(node.kind == "layer")
             total: dict[int, int] = collections.defaultdict(int)
+            if node.kind == "input":
+                total[0] = 1
             for pred in node.preds:
                 for depth, count in counts[pred].items():
                     total[depth + step] += count
-            counts.append(dict(total))
-        depths: dict[int, int] = collections.defaultdict(int)
-        for output in self.outputs:
-            for depth, count in counts[output].items():
-                depths[depth] += count
+                waiting[pred] -= 1
+                if not waiting[pred]:  # nothing needs it any more
+                    del counts[pred]
+            if waiting[index]:
+                counts[index] = total
+            if index in self.outputs:
+                for depth, count in total.items():
+                    depths[depth] += count
         return dict(sorted(depths.items()))
 
     @functools.cached_property

@@ -65,8 +65,8 @@ def layout_of(
             )
         elif vector.leader is None and vector.path not in overrides:
             raise ValueError(
-                f"No layer is stacked as the vector `{vector.path}` of shape "
-                f"{shapes[vector.path]} is, so that it has no leader. Give its rule: "
+                f"The vector `{vector.path}` of shape {shapes[vector.path]} has no "
+                "leader: there is no layer that is stacked as it is. Give its rule: "
                 f"arch.layout(overrides={{{vector.path!r}: hp.Vector(leader=...)}}), "
                 "or None to leave it alone."
             )

@@ -66,6 +66,7 @@ MAPS |= {"imag", "integer_pow", "is_finite", "log", "log1p", "logistic", "name",
 MAPS |= {"not", "optimization_barrier", "real", "reduce_precision", "rev", "round"}
 MAPS |= {"rsqrt", "sharding_constraint", "sign", "sin", "sinh", "sqrt", "square"}
 MAPS |= {"stop_gradient", "tan", "tanh", "acos", "acosh", "asin", "asinh", "atan"}
+MAPS |= {"cummax", "cummin", "cumprod", "cumsum"}
 MAPS |= {"atanh", "bitcast_convert_type", "lgamma", "digamma", "reshard"}
 # The values of a sum, up to scaling, pass through these unchanged.
 DIRECT = {"transpose", "reshape", "squeeze", "broadcast_in_dim", "neg", "copy"}
@@ -83,6 +84,8 @@ def apply_rule(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[Valu
     match name:
         case "dot_general":
             return [_dot_general(builder, eqn, *values)]
+        case "ragged_dot_general" if isinstance(bank := values[1], Derived):
+            return [_ragged_dot(builder, eqn, values[0], bank)]
         case "conv_general_dilated":
             return [_conv(builder, eqn, *values)]
         case "gather":
@@ -108,8 +111,13 @@ def apply_rule(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[Valu
     return _unknown(builder, eqn, values)
 
 
+def shape_of(var: Any) -> tuple[int, ...]:
+    """The shape of a variable of a jaxpr."""
+    return tuple(var.aval.shape)
+
+
 def where(eqn: Eqn) -> str:
-    """The user's source line of an equation, for error messages.
+    """The user's source line of an equation, or "" where it is not known.
 
     The innermost line outside of JAX, of the libraries of layers, and of this one.
     """
@@ -118,19 +126,36 @@ def where(eqn: Eqn) -> str:
         parts = frame.file_name.replace("\\", "/").split("/")
         if not any(part in LIBRARIES for part in parts[:-1]):
             return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
-    return source_info_util.summarize(eqn.source_info)
+    found = source_info_util.summarize(eqn.source_info)
+    return "" if any(f"/{name}/" in found for name in LIBRARIES) else found
 
 
 class UntraceableError(NotImplementedError):
     """What cannot be analysed; names the primitive and the user's source line."""
 
+    def __init__(self, primitive: str, line: str, why: str):
+        at = f" at {line}" if line else ""
+        super().__init__(
+            f"The architecture cannot be traced through the primitive `{primitive}`"
+            f"{at}: {why}"
+        )
+        self.primitive, self.line, self.why = primitive, line, why
+
+    def inside(self, eqn: Eqn) -> "UntraceableError":
+        """The same error, at the line of the call where its own line is not known."""
+        if self.line:
+            return self
+        return UntraceableError(self.primitive, where(eqn), self.why)
+
 
 def unsupported(eqn: Eqn, why: str) -> UntraceableError:
     """The error that names an equation's primitive and source line."""
-    return UntraceableError(
-        f"The architecture cannot be traced through the primitive "
-        f"`{eqn.primitive.name}` at {where(eqn)}: {why}"
-    )
+    return UntraceableError(eqn.primitive.name, where(eqn), why)
+
+
+def _named(eqn: Eqn) -> str:
+    line = where(eqn)
+    return f"`{eqn.primitive.name}`" + (f" at {line}" if line else "")
 
 
 # --- constants ------------------------------------------------------------------------
@@ -144,7 +169,7 @@ def _constants(eqn: Eqn, values: Sequence[Value]) -> list[Value]:
     is_iota = name in kept and any(value.is_iota for value in values)  # type: ignore
     known = [value.value for value in values]  # type: ignore[union-attr]
     value = None
-    if values and None not in known and all(v.aval.shape == () for v in eqn.outvars):
+    if values and None not in known and all(shape_of(var) == () for var in eqn.outvars):
         value = _evaluate(name, known)
     return [Const(value, is_iota) for _ in eqn.outvars]
 
@@ -183,7 +208,7 @@ def _unary(
         return _unknown(builder, eqn, [value, *others])
     if isinstance(value, Const):
         return [Const() for _ in eqn.outvars]
-    shapes = [tuple(var.aval.shape) for var in eqn.outvars]  # type: ignore
+    shapes = [shape_of(var) for var in eqn.outvars]
     if isinstance(value, Derived):
         if name not in STRUCTURAL | MAPS and not name.startswith(("reduce_", "argm")):
             return [_opaque(eqn, [value], var) for var in eqn.outvars]
@@ -270,7 +295,7 @@ def _move_view(builder, eqn, view, shapes, index, starts=()):
     forgotten = not NO_LABELS.union(*map(_axes.labels_of, dims)) and labels
     lost = view.lost
     if forgotten and not (moved.reduced or moved.squeezed) and math.prod(shapes[0]) > 1:
-        lost = lost or f"`{eqn.primitive.name}` at {where(eqn)}"
+        lost = lost or _named(eqn)
     return dataclasses.replace(
         view,
         dims=dims,
@@ -289,7 +314,7 @@ def _combine(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> Value:
     name = eqn.primitive.name
     signals = [value for value in values if isinstance(value, Signal)]
     derived = [value for value in values if isinstance(value, Derived)]
-    shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
+    shape = shape_of(eqn.outvars[0])
     if not signals:
         if not derived:
             return Const()
@@ -299,7 +324,7 @@ def _combine(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> Value:
             dataclasses.replace(
                 view,
                 is_offset=view.is_offset or has_constant,
-                dims=view.dims if len(view.dims) == len(shape) else _axes.plain(shape),
+                dims=_axes.fit(view.dims, shape),
             )
             for view in views
         )
@@ -405,7 +430,7 @@ def _plain_dim(dim):
 def _dot_general(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
     contracting, batch = eqn.params["dimension_numbers"]
     sides = [lhs, rhs]
-    shapes = [tuple(var.aval.shape) for var in eqn.invars]  # type: ignore
+    shapes = [shape_of(var) for var in eqn.invars]
     free = [
         [
             i
@@ -414,7 +439,7 @@ def _dot_general(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
         ]
         for s in (0, 1)
     ]
-    out_shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
+    out_shape = shape_of(eqn.outvars[0])
     num_batch = len(batch[0])
     # Where each axis of a side lands in the result.
     first_free = [num_batch, num_batch + len(free[0])]
@@ -434,9 +459,9 @@ def _dot_general(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
         leader = max(signal.leader for signal in live)
         part = builder.combine_parts(live, is_product=True) if same else WHOLE
         dims = _axes.plain(out_shape)
-        for side in (0, 1):
-            if sides[side] in live and sides[side].leader == leader:  # type: ignore
-                dims = _axes.merge(dims, place(side, sides[side].dims))  # type: ignore
+        for side, signal in enumerate((lhs, rhs)):
+            if signal in live and signal.leader == leader:
+                dims = _axes.merge(dims, place(side, signal.dims))
         return Signal(
             node,
             dims,
@@ -474,9 +499,10 @@ def _dot_general(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
             return Signal(node, tuple(dims), leader=index, is_direct=True)
 
     for weights, other in ((0, 1), (1, 0)):  # a constant times a signal
-        if isinstance(sides[weights], Const) and isinstance(sides[other], Signal):
+        signal = sides[other]
+        if isinstance(sides[weights], Const) and isinstance(signal, Signal):
             return dataclasses.replace(
-                sides[other], dims=place(other, sides[other].dims), is_direct=False
+                signal, dims=place(other, signal.dims), is_direct=False
             )
 
     views: list[View] = []
@@ -513,9 +539,43 @@ def _stack_dim(builder, index, value, axis):
     return view.dims[axis]
 
 
+def _ragged_dot(builder: Builder, eqn: Eqn, lhs: Value, rhs: Derived) -> Value:
+    """A bank of experts, each applied to the rows that belong to it."""
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    (_, contracting), (_, batch) = numbers.dot_dimension_numbers
+    groups = (*numbers.rhs_group_dimensions, *batch)
+    if not isinstance(lhs, Signal):
+        return _opaque(eqn, [lhs, rhs])
+    if not groups:
+        raise unsupported(eqn, "its groups are no axis of the parameter.")
+    shape = shape_of(eqn.invars[1])
+    free = [i for i in range(len(shape)) if i not in (*contracting, *groups)]
+    node, index = builder.apply_layer(
+        "dense",
+        rhs,
+        [lhs],
+        in_dims=contracting,
+        out_dims=free,
+        stack_labels={
+            view.leaf: NO_LABELS.union(
+                *(_axes.labels_of(view.dims[axis]) for axis in groups)
+            )
+            for view in rhs.views
+        },
+        fan_in=math.prod(shape[axis] for axis in contracting),
+        fan_out=math.prod(shape[axis] for axis in free),
+    )
+    out_shape = shape_of(eqn.outvars[0])
+    dims = list(_axes.plain(out_shape))
+    for i in range(len(free)):
+        at = len(dims) - len(free) + i
+        dims[at] = ((frozenset({OUT}), out_shape[at]),)
+    return Signal(node, tuple(dims), leader=index, is_direct=True)
+
+
 def _conv(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
     numbers = eqn.params["dimension_numbers"]
-    out_shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
+    out_shape = shape_of(eqn.outvars[0])
     groups = eqn.params["feature_group_count"]
     if isinstance(lhs, Signal) and isinstance(rhs, Signal):
         live = [side for side in (lhs, rhs) if not side.is_discrete] or [lhs]
@@ -531,7 +591,7 @@ def _conv(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
         if eqn.params["batch_group_count"] != 1:
             raise unsupported(eqn, "a convolution with `batch_group_count` above 1.")
         out_dim, in_dim, *positions = numbers.rhs_spec
-        shape = tuple(eqn.invars[1].aval.shape)  # type: ignore[union-attr]
+        shape = shape_of(eqn.invars[1])
         window = math.prod(shape[axis] for axis in positions)
         stack = {
             view.leaf: _stacked_groups(view, out_dim, groups) for view in rhs.views
@@ -600,7 +660,7 @@ def _without(dims: Dims, axis: int, labels) -> Dims:
 
 def _gather(builder: Builder, eqn: Eqn, operand: Value, indices: Value) -> Value:
     numbers = eqn.params["dimension_numbers"]
-    out_shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
+    out_shape = shape_of(eqn.outvars[0])
     sizes = eqn.params["slice_sizes"]
     if isinstance(operand, Const):
         if isinstance(indices, Signal):  # a fixed table
@@ -611,7 +671,9 @@ def _gather(builder: Builder, eqn: Eqn, operand: Value, indices: Value) -> Value
             return _opaque(eqn, [indices])
         return Const()
     looked_up = [
-        axis for axis in numbers.start_index_map if _operand_size(eqn, axis) > 1
+        axis
+        for axis in numbers.start_index_map
+        if sizes[axis] < _operand_size(eqn, axis)
     ]
     batching = tuple(numbers.operand_batching_dims)
     kept = [
@@ -708,7 +770,7 @@ def _batch_positions(eqn, out_shape):
 
 def _dynamic_slice(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[Value]:
     operand, *starts = values
-    shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
+    shape = shape_of(eqn.outvars[0])
     sizes = [_operand_size(eqn, axis) for axis in range(len(shape))]
     known = [start.value if isinstance(start, Const) else None for start in starts]
     if isinstance(operand, Const):
@@ -748,7 +810,7 @@ def _dynamic_slice(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[
 
 
 def _concatenate(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> Value:
-    shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[union-attr]
+    shape = shape_of(eqn.outvars[0])
 
     def place(dims: Dims) -> Dims:
         if eqn.primitive.name == "stack":
@@ -801,11 +863,8 @@ def _unknown(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[Value]
     signals = [value for value in values if isinstance(value, Signal)]
     derived = [value for value in values if isinstance(value, Derived)]
     if signals and derived:
-        paths = ", ".join(
-            f"`{builder.leaves[view.leaf].path}`"
-            for value in derived
-            for view in value.views
-        )
+        leaves = dict.fromkeys(view.leaf for value in derived for view in value.views)
+        paths = ", ".join(f"`{builder.leaves[leaf].path}`" for leaf in leaves)
         raise unsupported(
             eqn,
             f"it combines a signal with the parameters {paths} in a way that has no "
@@ -819,7 +878,7 @@ def _unknown(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[Value]
     same = len({signal.node for signal in live}) == 1
     results: list[Value] = []
     for var in eqn.outvars:
-        shape = tuple(var.aval.shape)  # type: ignore[union-attr]
+        shape = shape_of(var)
         signal = Signal(
             node,
             _merged_dims(live, shape) if same else _axes.plain(shape),
@@ -833,13 +892,13 @@ def _unknown(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[Value]
 
 def _opaque(eqn: Eqn, values: Sequence[Value], var: Any = None) -> Derived:
     """Parameter-derived, by an operation behind which axes cannot be followed."""
-    shape = tuple((var or eqn.outvars[0]).aval.shape)
+    shape = shape_of(var or eqn.outvars[0])
     views = unite(
         [
             dataclasses.replace(
                 view,
                 dims=_axes.plain(shape),
-                lost=f"`{eqn.primitive.name}` at {where(eqn)}",
+                lost=_named(eqn),
             )
             for value in values
             if isinstance(value, Derived)

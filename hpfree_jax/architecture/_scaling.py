@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -98,7 +98,7 @@ def scale_learning_rate(
 
 def find_max_learning_rate(
     run: Callable[[Array], Float[Array, " steps"]],
-    candidates: ArrayLike,
+    candidates: Sequence[float] | ArrayLike,
     *,
     vectorize: bool = True,
 ) -> float:

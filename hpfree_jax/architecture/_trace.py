@@ -141,7 +141,7 @@ def trace_architecture(
 
 def _signature(fn, args):
     """Returns fn(params, constants, *inputs), params, constants, inputs."""
-    module = fn if _is_nnx_module(fn) else args[0] if args else None
+    module: Any = fn if _is_nnx_module(fn) else args[0] if args else None
     if not _is_nnx_module(module):
         if not callable(fn):
             raise TypeError(
@@ -205,7 +205,7 @@ def _abstract(tree):
 
 def _input(builder: Builder, position: int, leaf: Any, is_constant: bool) -> Value:
     dtype = getattr(leaf.value, "dtype", None)
-    is_key = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if is_constant or is_key:
         return Const()
     label = "/".join([f"input {position}", *leaf.name.split("/")[1:]])
@@ -265,8 +265,8 @@ class _Interpreter:
                     "written in plain JAX.",
                 )
             return _rules.apply_rule(self.builder, eqn, values)
-        except _rules.UntraceableError:
-            raise
+        except _rules.UntraceableError as error:
+            raise error.inside(eqn) from None
         except NotImplementedError as error:
             raise _rules.unsupported(eqn, str(error)) from None
 
@@ -280,6 +280,18 @@ class _Interpreter:
         stacked = values[num_consts + num_carry :]
         if _all(values, Const, Signal):
             return self._loop_without_parameters(eqn, jaxpr, consts, carry, stacked)
+        if not any(isinstance(value, Derived) for value in stacked):
+            results = self._map(jaxpr, consts, carry, stacked)
+            if results is not None:
+                return [
+                    *results[:num_carry],
+                    *(
+                        self._stack([(0, value)], var)
+                        for value, var in zip(
+                            results[num_carry:], eqn.outvars[num_carry:], strict=True
+                        )
+                    ),
+                ]
         order = range(length)[:: -1 if eqn.params["reverse"] else 1]
         collected: list[list[Value]] = []
         for index in order:
@@ -288,7 +300,7 @@ class _Interpreter:
             carry, ys = results[:num_carry], results[num_carry:]
             collected.append(ys)
         outputs = [
-            self._stack(eqn, list(zip(order, ys, strict=True)), var)
+            self._stack(list(zip(order, ys, strict=True)), var)
             for ys, var in zip(
                 zip(*collected, strict=True), eqn.outvars[num_carry:], strict=False
             )
@@ -296,6 +308,18 @@ class _Interpreter:
         if not collected:
             outputs = [Const() for _ in eqn.outvars[num_carry:]]
         return [*carry, *outputs]
+
+    def _map(self, jaxpr, consts, carry, stacked) -> list[Value] | None:
+        """One iteration for all, where the carry takes nothing along, else None."""
+        if not _all(carry, Const):
+            return None
+        carry = [Const() for _ in carry]
+        taken = self.builder.snapshot()
+        results = self.run(jaxpr, [*consts, *carry, *map(_drop_axis, stacked)])
+        if _all(results[: len(carry)], Const):
+            return results
+        self.builder.restore(taken)
+        return None
 
     def _slice(self, value: Value, index: int) -> Value:
         if isinstance(value, Const):
@@ -313,10 +337,14 @@ class _Interpreter:
             )
         return Derived(tuple(views), value.lookup)
 
-    def _stack(self, eqn: Any, ys: list[tuple[int, Value]], var: Any) -> Value:
+    def _stack(self, ys: list[tuple[int, Value]], var: Any) -> Value:
         values = [value for _, value in ys]
-        shape = tuple(var.aval.shape)
+        shape = _rules.shape_of(var)
         signals = [value for value in values if isinstance(value, Signal)]
+        if len(values) == 1 and signals:
+            (signal,) = signals
+            dims = (((NO_LABELS, shape[0]),), *signal.dims)
+            return dataclasses.replace(signal, dims=dims, is_direct=False)
         if signals:
             return self._merge_results(values, shape)
         if _all(values, Const):
@@ -334,7 +362,6 @@ class _Interpreter:
                 views.append(
                     dataclasses.replace(view, dims=(dim, *view.dims), indexed=kept)
                 )
-        del eqn
         return Derived(unite(views))
 
     def _while(self, eqn: Any, values: list[Value]) -> list[Value]:
@@ -406,7 +433,7 @@ class _Interpreter:
         _, *operands = values
         branches = [self.run(branch, operands) for branch in eqn.params["branches"]]
         return [
-            self._merge_results(list(results), tuple(var.aval.shape))
+            self._merge_results(list(results), _rules.shape_of(var))
             for results, var in zip(
                 zip(*branches, strict=True), eqn.outvars, strict=True
             )

@@ -109,15 +109,25 @@ def _unite(a: View, b: View) -> View:
         return a
     # A norm of the leaf beside the leaf itself: what one still knows, counts.
     known = [view for view in (a, b) if view.lost is None]
+    dims = _axes.merge(a.dims, b.dims)
+    visible = NO_LABELS.union(*map(_axes.labels_of, dims))
     return View(
         leaf=a.leaf,
-        dims=_axes.merge(a.dims, b.dims),
-        indexed=_union(a.indexed, b.indexed),
-        slices=_union(a.slices, b.slices),
+        dims=dims,
+        indexed=_unite_picks(a.indexed, b.indexed, visible),
+        slices=_unite_picks(a.slices, b.slices, visible),
         links=_union(a.links, b.links),
         fed=a.fed | b.fed,
         is_offset=a.is_offset or b.is_offset,
         lost=None if known else a.lost,
+    )
+
+
+def _unite_picks(a: tuple, b: tuple, visible: Labels) -> tuple:
+    """Slices that both took, and those of axes that neither shows any more."""
+    common = [entry for entry in a if entry in b]
+    return tuple(
+        entry for entry in _union(a, b) if entry in common or entry[0] not in visible
     )
 
 

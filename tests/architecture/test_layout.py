@@ -1,3 +1,6 @@
+import functools
+import time
+
 import flax.linen
 import jax
 import jax.numpy as jnp
@@ -145,6 +148,17 @@ def test_a_scanned_gpt_by_hand():
         }
         | {f"blocks/{name}": rule for name, rule in stacked.items()}
     )
+
+
+def test_a_gpt_2_xl_takes_seconds():
+    params = gpt_params(48, stacked=False, width=1600, vocabulary=50257)
+    params["wpe"] = shape(1024, 1600)
+    model = functools.partial(gpt, heads=25)
+    start = time.process_time()
+    arch = hp.trace_architecture(model, params, shape(1, 1024, dtype=jnp.int32))
+    assert arch.num_paths == sum(arch.path_depths.values()) == 2**96
+    assert len(arch.layout(params)) == len(arch.leaves)
+    assert time.process_time() - start < 10  # about 1 on one core
 
 
 def test_divisors_of_the_experimental_code():

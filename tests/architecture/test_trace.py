@@ -399,7 +399,7 @@ def test_equinox_stores_out_before_in():
 tokens = shape(2, 5, dtype=jnp.int32)
 
 
-@pytest.mark.parametrize("how", ["index", "take", "one_hot"])
+@pytest.mark.parametrize("how", ["index", "take", "one_hot", "equinox"])
 def test_embeddings(how):
     def net(p, t):
         table = p["table"]
@@ -407,6 +407,7 @@ def test_embeddings(how):
             "index": lambda: table[t],
             "take": lambda: jnp.take(table, t, axis=0),
             "one_hot": lambda: jax.nn.one_hot(t, 11) @ table,
+            "equinox": lambda: jax.vmap(jax.vmap(eqx.nn.Embedding(weight=table)))(t),
         }[how]()
         return x @ p["head"]
 
@@ -490,6 +491,33 @@ def test_weight_normalisation_is_one_layer():
     assert [(v.path, v.leader, v.how) for v in arch.vectors] == [
         ("g", "v", "weight_scale")
     ]
+
+
+def test_spectral_normalisation_is_one_layer():
+    module = nnx.SpectralNorm(nnx.Linear(4, 6, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
+    arch = trace(module, x4)
+    kernel = "layer_instance/kernel"
+    assert layers(arch, "in_axes", "out_axes", "stack_axes") == {
+        kernel: ((0,), (1,), ())
+    }
+    assert leaders(arch) == {"layer_instance/bias": kernel}
+
+
+def test_experts():
+    def ragged(p, x):
+        return lax.ragged_dot(x, p["w"], jnp.array([1, 0, 1]))
+
+    def dispatched(p, x):
+        chosen = jax.nn.one_hot(jnp.argmax(x @ p["router"], -1), 3)
+        rows = jnp.einsum("te,td->etd", chosen, x)
+        return jnp.einsum("etd,te->td", jax.vmap(jnp.matmul)(rows, p["w"]), chosen)
+
+    arch = trace(ragged, {"w": shape(3, 4, 6)}, x4)
+    fields = ("in_axes", "out_axes", "stack_axes", "fan_in", "fan_out")
+    assert layers(arch, *fields) == {"w": ((1,), (2,), (0,), 4, 6)}
+    # No derivative passes through the choice: the router makes no path.
+    with pytest.raises(ValueError, match="reads the parameters `router`"):
+        trace(dispatched, {"w": shape(3, 4, 6), "router": shape(4, 3)}, x4)
 
 
 def test_scan_over_stacked_layers():
@@ -633,8 +661,17 @@ def test_recurrent_network_shares_weights_over_time():
         "wh": (2, 2, ()),
         "head": (1, 1, ()),
     }
-    assert leaders(arch) == {"bias": "wx"}
+    assert leaders(arch) == {"bias": "wh"}  # the latest one upstream of the sum
     assert arch.path_depths == {2: 1, 3: 1, 4: 1}
+
+
+def test_vectors_of_a_recurrent_network_follow_the_layer_of_most_steps():
+    module = nnx.eval_shape(lambda: nnx.RNN(nnx.LSTMCell(4, 5, rngs=nnx.Rngs(0))))
+    arch = trace(module, shape(2, 4, 4))
+    assert leaders(arch) == {
+        f"cell/h{gate}/bias": f"cell/h{gate}/kernel" for gate in "fgio"
+    }
+    assert layers(arch, "uses")["cell/ho/kernel"] == 3
 
 
 @pytest.mark.parametrize("key", [jax.random.key(0), jax.random.PRNGKey(0)])
@@ -701,8 +738,9 @@ def test_sums_of_many_branches_are_one_node():
     assert layers(arch, "in_degree") == {"a": 4, "b": 4, "c": 4, "d": 4, "head": 2}
 
 
-def test_a_bent_partial_sum_is_a_node_of_its_own():
-    net = lambda p, x: relu(x @ p["a"] + x @ p["b"]) + x @ p["c"]
+@pytest.mark.parametrize("bend", [relu, jnp.tanh, jnp.square, normalise])
+def test_a_bent_partial_sum_is_a_node_of_its_own(bend):
+    net = lambda p, x: bend(x @ p["a"] + x @ p["b"]) + x @ p["c"]
     arch = trace(net, square("abc"), x4)
     assert draw(arch) == "+(+(a(x), b(x)), c(x))"
     assert layers(arch, "in_degree") == {"a": 2, "b": 2, "c": 2}
@@ -734,6 +772,24 @@ def test_the_graph_is_plain_hashable_python():
     assert eval(repr(arch), vars(hp.architecture)) == arch
 
 
+def test_a_map_over_examples_is_one_layer_as_vmap_is():
+    rows = lambda p, x: lax.map(lambda row: relu(row @ p["a"]) @ p["b"], x)
+    arch = trace(rows, square("ab"), x4)
+    assert draw(arch) == "b(a(x))"
+    assert layers(arch, "uses") == {"a": 1, "b": 1}
+
+
+def test_a_kronecker_product_of_two_leaves():
+    net = lambda p, x: x @ jnp.kron(p["a"], p["b"])
+    arch = trace(net, {"a": shape(2, 3), "b": shape(2, 5)}, x4)
+    (layer,) = arch.layers
+    assert (layer.path, layer.fan_in, layer.fan_out) == ("a", 4, 15)
+    assert [(y.path, y.in_axes, y.out_axes) for y in layer.leaves] == [
+        ("a", (0,), (1,)),
+        ("b", (0,), (1,)),
+    ]
+
+
 def test_a_loop_without_parameters_joins_what_enters_it():
     def net(p, x):
         h = lax.while_loop(lambda h: jnp.sum(h) < 9, lambda h: h * h, x @ p["a"])
@@ -752,6 +808,12 @@ def test_a_while_loop_over_layers_names_itself_and_the_line():
         return lax.while_loop(lambda x: jnp.sum(x) < 9, lambda x: x @ p["a"], x)
 
     with pytest.raises(NotImplementedError, match=r"`while`.*test_trace\.py:\d+"):
+        trace(net, square("a"), x4)
+
+
+def test_a_primitive_deep_inside_jax_names_the_line_of_the_call():
+    net = lambda p, x: jnp.linalg.solve(p["a"], x.T)
+    with pytest.raises(NotImplementedError, match=r"solve` at .*test_trace\.py:\d+"):
         trace(net, square("a"), x4)
 
 
