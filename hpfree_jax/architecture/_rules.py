@@ -224,6 +224,8 @@ def _combine(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> Value:
         if not derived:
             return Const()
         has_constant = len(derived) < len(values) and name in SUMS
+        if name in PRODUCTS and len(derived) > 1:
+            derived = _mark_scale(derived)
         views = unite([view for value in derived for view in value.views])
         views = tuple(
             dataclasses.replace(
@@ -279,6 +281,19 @@ def _combine(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> Value:
             how,
         )
     return result
+
+
+def _mark_scale(factors: Sequence[Derived]) -> list[Derived]:
+    """Marks the leaves of the factor of fewest axes as scales of the others."""
+
+    def num_axes(value):
+        return max(sum(bool(_axes.labels_of(d)) for d in v.dims) for v in value.views)
+
+    smallest = min(reversed(range(len(factors))), key=lambda i: num_axes(factors[i]))
+    views = (dataclasses.replace(v, is_scale=True) for v in factors[smallest].views)
+    marked = list(factors)
+    marked[smallest] = dataclasses.replace(factors[smallest], views=tuple(views))
+    return marked
 
 
 def _merged_dims(signals: Sequence[Signal], shape: Sequence[int]) -> Dims:

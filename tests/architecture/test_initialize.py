@@ -120,6 +120,16 @@ def test_scheme_agd_draws_semi_orthogonal_matrices_at_the_scale_of_the_layout():
     assert (p["bias"] == 0).all()
 
 
+def test_a_scaled_shift_does_not_start_dead():
+    def net(p, x):
+        return x @ p["w"] + jax.nn.standardize(p["place"]) * p["scale"]
+
+    params = {"w": shape(4, 6), "place": shape(3, 6), "scale": shape(6)}
+    p = drawn(net, params, shape(3, 4))
+    assert (p["place"] == 0).all()
+    assert (p["scale"] == 1).all()
+
+
 def test_frozen_dicts_integers_and_none_pass_through():
     net = flax.linen.Dense(3)
     params = jax.eval_shape(net.init, jax.random.key(0), shape(1, 4))["params"]
