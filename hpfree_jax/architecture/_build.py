@@ -169,7 +169,7 @@ class Builder:
                 leaf=view.leaf,
                 node=signal.node if node is None else node,
                 leader=signal.leader,
-                how=how,
+                how="scale" if view.is_scale and how == "shift" else how,
                 stack_axes=tuple(sorted(stack)),
                 is_offset=view.is_offset,
                 contracted=view.fed or linked - visible,

@@ -42,6 +42,7 @@ class View:
         same one on both sides, or 0 for a contraction with a constant.
       fed: axes that were contracted with a constant.
       is_offset: whether a constant was added, as in ``1 + scale``.
+      is_scale: whether it multiplied another parameter, of as many axes or more.
       lost: the operation behind which the axes cannot be followed, or None.
     """
 
@@ -52,6 +53,7 @@ class View:
     links: tuple[tuple[Labels, int], ...] = ()
     fed: Labels = NO_LABELS
     is_offset: bool = False
+    is_scale: bool = False
     lost: str | None = None
 
 
@@ -119,6 +121,7 @@ def _unite(a: View, b: View) -> View:
         links=_union(a.links, b.links),
         fed=a.fed | b.fed,
         is_offset=a.is_offset or b.is_offset,
+        is_scale=a.is_scale and b.is_scale,
         lost=None if known else a.lost,
     )
 

@@ -34,3 +34,33 @@ def layers(arch, *fields):
 
 def leaders(arch):
     return {vector.path: vector.leader for vector in arch.vectors}
+
+
+def dag_mlp(code, width, *, layout):
+    """An MLP on a DAG: each node sums W relu(x), or relu(W x) as in the published code.
+
+    Returns the function to the last node and its parameters. Node 0 is the stem.
+    """
+    groups = code.split("_")
+    params = {"stem": shape(width, width)}
+    for to, group in enumerate(groups, start=1):
+        for source, kind in enumerate(group):
+            if kind == "2":
+                params[f"{source}-{to}"] = shape(width, width)
+
+    def net(p, x):
+        x = x @ p["stem"]
+        nodes = [jax.nn.relu(x) if layout == "published" else x]
+        for to, group in enumerate(groups, start=1):
+            terms = []
+            for source, kind in enumerate(group):
+                if kind == "1":
+                    terms.append(nodes[source])
+                if kind == "2" and layout == "published":
+                    terms.append(jax.nn.relu(nodes[source] @ p[f"{source}-{to}"]))
+                elif kind == "2":
+                    terms.append(jax.nn.relu(nodes[source]) @ p[f"{source}-{to}"])
+            nodes.append(sum(terms[1:], terms[0]) if terms else jnp.zeros_like(x))
+        return nodes[0], nodes[-1]
+
+    return net, params

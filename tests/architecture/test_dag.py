@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import hpfree_jax as hp
+from tests.architecture.drawing import dag_mlp, shape
 from tests.reference import load_case
 
 
@@ -91,6 +92,27 @@ def test_cells_match_the_published_code():
         assert [1, *cell.in_degrees, 1] == list(arrays["in_degree"][row])
         rate = hp.scale_learning_rate(settings["base_lr"], theirs, base_depths=[1])
         np.testing.assert_allclose(rate, arrays["lr_tiny"][row], rtol=1e-14)
+
+
+def test_tracing_a_network_counts_the_paths_of_its_string():
+    settings, _ = load_case("principled", "dags_4_nodes")
+    traced = 0
+    for code in settings["codes"]:
+        if any(group.strip("0") in ("", "1") for group in code.split("_")):
+            continue  # zero, or the same as another node: x + x is no second path
+        net, params = dag_mlp(code, 2, layout="equation 1")
+        try:
+            dag = hp.parse_dag(code)
+            arch = hp.trace_architecture(
+                lambda p, x, net=net: net(p, x)[1] @ p["head"],
+                params | {"head": shape(2, 2)},
+                shape(1, 2),
+            )
+        except ValueError:  # no path, or a layer that no path reaches
+            continue
+        assert arch.path_depths == dag.with_layers(2).path_depths
+        traced += 1
+    assert traced > 20
 
 
 def test_both_forms_of_a_cell_are_the_same():

@@ -9,7 +9,7 @@ import pytest
 
 import hpfree_jax as hp
 from hpfree_jax.initializers import architecture_aware
-from tests.architecture.drawing import layers, shape
+from tests.architecture.drawing import dag_mlp, layers, shape
 from tests.reference import SHARED
 
 relu = jax.nn.relu
@@ -120,6 +120,16 @@ def test_scheme_agd_draws_semi_orthogonal_matrices_at_the_scale_of_the_layout():
     assert (p["bias"] == 0).all()
 
 
+def test_a_scaled_shift_does_not_start_dead():
+    def net(p, x):
+        return x @ p["w"] + jax.nn.standardize(p["place"]) * p["scale"]
+
+    params = {"w": shape(4, 6), "place": shape(3, 6), "scale": shape(6)}
+    p = drawn(net, params, shape(3, 4))
+    assert (p["place"] == 0).all()
+    assert (p["scale"] == 1).all()
+
+
 def test_frozen_dicts_integers_and_none_pass_through():
     net = flax.linen.Dense(3)
     params = jax.eval_shape(net.init, jax.random.key(0), shape(1, 4))["params"]
@@ -162,36 +172,6 @@ def test_bad_arguments_are_named():
 
 
 # --- what the rule keeps level --------------------------------------------------------
-
-
-def dag_mlp(code, width, *, layout):
-    """An MLP on a DAG: each node sums W relu(x), or relu(W x) as in the published code.
-
-    Returns the function to the last node and its parameters. Node 0 is the stem.
-    """
-    groups = code.split("_")
-    params = {"stem": shape(width, width)}
-    for to, group in enumerate(groups, start=1):
-        for source, kind in enumerate(group):
-            if kind == "2":
-                params[f"{source}-{to}"] = shape(width, width)
-
-    def net(p, x):
-        x = x @ p["stem"]
-        nodes = [relu(x) if layout == "published" else x]
-        for to, group in enumerate(groups, start=1):
-            terms = []
-            for source, kind in enumerate(group):
-                if kind == "1":
-                    terms.append(nodes[source])
-                if kind == "2" and layout == "published":
-                    terms.append(relu(nodes[source] @ p[f"{source}-{to}"]))
-                elif kind == "2":
-                    terms.append(relu(nodes[source]) @ p[f"{source}-{to}"])
-            nodes.append(sum(terms[1:], terms[0]))
-        return nodes[0], nodes[-1]
-
-    return net, params
 
 
 @pytest.mark.parametrize("code", ["2_22_222_2222", "2_02_202_0222"])
