@@ -5,7 +5,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import tree_map_with_path
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -14,13 +13,14 @@ from hpfree_jax._base import (
     check_choice,
     check_in_interval,
     is_inexact,
+    replicated,
     scalar_like,
     total,
     transformation,
 )
 from hpfree_jax._infer_layout import infer_layout
 from hpfree_jax._layout import Layout, Matrix, Vector, check_layout
-from hpfree_jax._paths import named_leaves, path_name
+from hpfree_jax._paths import map_with_name, named_leaves
 
 
 class AGDState(NamedTuple):
@@ -69,14 +69,16 @@ def scale_by_agd(
       norm: ``"frobenius"``, the norm of the paper.
       momentum: :math:`\mu` in [0, 1). Above 0, :math:`s_k\, g_k / \|g_k\|_F` is
         replaced by its bias-corrected moving average, so that the update never
-        exceeds the length that AGD derived. 0 keeps no memory.
+        exceeds the length that AGD derived. 0 keeps no memory (under
+        ``optax.inject_hyperparams`` only with ``static_args=("momentum",)``).
 
     Returns:
       A transformation for the head of a chain. Updates have the sign of the gradient
       and the dtype of ``params`` (of the gradient, when ``params`` is not given).
       Masked, ``None`` and integer leaves count in no norm and no :math:`L`. A call
       with a non-finite gradient (or one whose squared norm overflows) returns zero
-      updates and the state as it was, ``count`` included.
+      updates and the state as it was, ``count`` included. A gradient whose square
+      underflows (below about 1e-23 in float32) counts as zero.
 
     Raises:
       ValueError: in the factory if an argument is out of range; in ``init`` and at
@@ -114,27 +116,25 @@ def scale_by_agd(
         return layout
 
     def init_fn(params):
-        rules, dtype = layout_of(params), accumulator_dtype()
-
-        def zeros(path, leaf):
-            if rules.get(path_name(path)) is None:  # never moves: one number will do
-                return jnp.zeros((), dtype)
-            return jnp.zeros_like(leaf, dtype=dtype)
-
+        layout_of(params)
+        dtype = accumulator_dtype()
         return AGDState(
             count=scalar_like(params, 0, jnp.int32),
             learning_rate=scalar_like(params, 0.0, dtype),
             gradient_summary=scalar_like(params, 0.0, dtype),
-            momentum=tree_map_with_path(zeros, params) if has_momentum else None,
+            momentum=jax.tree.map(_zero_momentum, params) if has_momentum else None,
         )
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         rules = layout_of(updates)
+        like = {leaf.name: leaf.value for leaf in named_leaves(params)}
         grads = {
             leaf.name: leaf.value
             for leaf in named_leaves(updates)
-            if is_inexact(leaf.value) and rules[leaf.name] is not None
+            if is_inexact(leaf.value)
+            and is_inexact(like.get(leaf.name, leaf.value))
+            and rules[leaf.name] is not None
         }
         depth = _depth(grads, rules)
         directions, summary = _normalise(grads, rules)
@@ -157,31 +157,34 @@ def scale_by_agd(
         )
         if has_momentum:
             decay = jnp.asarray(momentum, summary.dtype)
-            average = lambda path, m: (
-                decay * m + (1 - decay) * directions.get(path_name(path), 0)
-            )
-            new_momentum = tree_map_with_path(average, state.momentum)
-            new_state = new_state._replace(momentum=new_momentum)
+
+            def average(name, old):
+                if name not in directions:
+                    return old
+                return decay * old + (1 - decay) * directions[name]
+
+            averages = map_with_name(average, state.momentum)
+            new_state = new_state._replace(momentum=averages)
             correction = 1 - decay**new_state.count
             directions = {
                 leaf.name: leaf.value / correction
-                for leaf in named_leaves(new_momentum)
+                for leaf in named_leaves(averages)
                 if leaf.name in directions
             }
 
         step = jnp.asarray(gain, summary.dtype) * learning_rate / max(depth, 1)
-        dtypes = {leaf.name: leaf.value.dtype for leaf in named_leaves(params)}
 
-        def new_update(path, grad):
-            dtype = dtypes.get(path_name(path), grad.dtype)
-            direction = directions.get(path_name(path))
-            if direction is None:
+        def new_update(name, grad):
+            dtype = like.get(name, grad).dtype
+            if name not in directions:
                 return _stay_put(grad, dtype)
-            return jnp.where(finite, step * direction, 0).astype(dtype)
+            return jnp.where(finite, step * directions[name], 0).astype(dtype)
 
-        keep_if_finite = lambda new, old: jnp.where(finite, new, old)
+        def keep_if_finite(new, old):
+            return new if new is old else jnp.where(finite, new, old)
+
         return (
-            tree_map_with_path(new_update, updates),
+            map_with_name(new_update, updates),
             jax.tree.map(keep_if_finite, new_state, state),
         )
 
@@ -225,10 +228,17 @@ def _matrices(grads, rules):
 
 def _depth(grads, rules) -> int:
     """L, the number of layers that the matrices among the gradients count for."""
-    return sum(
+    matrices = _matrices(grads, rules)
+    depth = sum(
         rules[name].depth_count * rules[name].num_slices(grad.shape)
-        for name, grad in _matrices(grads, rules).items()
+        for name, grad in matrices.items()
     )
+    if matrices and depth == 0:
+        raise ValueError(
+            f"The depth counts of {', '.join(f'`{name}`' for name in matrices)} add up "
+            "to 0. Give at least one matrix a `depth_count` of 1."
+        )
+    return depth
 
 
 def _normalise(grads, rules):
@@ -244,10 +254,10 @@ def _normalise(grads, rules):
             axis=(*rule.in_axes, *rule.out_axes),
             keepdims=True,
         )
-        norms = jnp.sqrt(squares)
+        norms = _sqrt(squares)
         summands.append(scale * jnp.sum(norms))
         directions[name] = grad * _ratio(scale, norms)
-        whole_norm = jnp.sqrt(jnp.sum(squares, axis=rule.position_axes, keepdims=True))
+        whole_norm = _sqrt(jnp.sum(squares, axis=rule.position_axes, keepdims=True))
         ratios[name] = _ratio(scale, whole_norm)
 
     for name, grad in grads.items():
@@ -259,10 +269,16 @@ def _normalise(grads, rules):
             ratio, [a for a in range(ratio.ndim) if a not in stack_axes]
         )
         ratio = jnp.expand_dims(
-            ratio, [a for a in range(grad.ndim) if a not in rule.stack_axes]
+            replicated(ratio), [a for a in range(grad.ndim) if a not in rule.stack_axes]
         )
         directions[name] = grad.astype(jnp.promote_types(grad.dtype, dtype)) * ratio
     return directions, total(summands)
+
+
+def _sqrt(squares):
+    """The square root, with the derivative 0 at 0."""
+    is_zero = squares == 0  # and not `> 0`, which would hide a NaN
+    return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squares)))
 
 
 def _ratio(scale, norms):
@@ -270,10 +286,20 @@ def _ratio(scale, norms):
     return jnp.where(norms > 0, scale / jnp.where(norms > 0, norms, 1), 0)
 
 
-def _stay_put(grad, dtype):
-    if jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool):
-        return jnp.zeros(grad.shape, dtype)
-    return grad  # a PRNG key, or the float0 gradient of an integer: has no zero
+def _zero_momentum(leaf):
+    if is_inexact(leaf):
+        return jnp.zeros_like(
+            leaf, dtype=jnp.promote_types(leaf.dtype, accumulator_dtype())
+        )
+    return _stay_put(leaf, leaf.dtype)  # never used; keeps the tree like params
+
+
+def _stay_put(leaf, dtype):
+    if leaf.dtype == jax.dtypes.float0:
+        return leaf if dtype == leaf.dtype else jnp.zeros(leaf.shape, dtype)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return leaf  # a PRNG key has no zero
+    return jnp.zeros_like(leaf, dtype=dtype)
 
 
 def _negate(update):

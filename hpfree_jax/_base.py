@@ -23,13 +23,17 @@ def transformation(init_fn: Callable[..., Any], update_fn: Callable[..., Any]):
 def check_in_interval(
     name: str, value: Any, low: float, high: float, *, include_low: bool = False
 ) -> None:
-    """Raises unless a Python number lies in the interval; arrays are not looked at.
+    """Raises unless a number lies in the interval; of JAX scalars, takes any.
 
-    Arrays pass because under :func:`optax.inject_hyperparams` arguments are tracers.
+    Their values may be traced, or come from a schedule that starts outside: arguments
+    are JAX scalars under :func:`optax.inject_hyperparams`.
     """
-    if isinstance(value, jax.Array | np.ndarray):
+    if isinstance(value, jax.Array) and value.ndim == 0:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+    is_number = isinstance(value, int | float | np.number) or (
+        isinstance(value, np.ndarray) and value.ndim == 0
+    )
+    if isinstance(value, bool) or not is_number:
         raise TypeError(
             f"`{name}` must be a number or a JAX scalar, got {value!r}. For a "
             "schedule, wrap the factory in optax.inject_hyperparams."
@@ -70,7 +74,8 @@ def scalar_like(params: PyTree, value: float, dtype: DTypeLike) -> Array:
         return jnp.full((), value, dtype)
     smallest = min(leaves, key=lambda leaf: leaf.size)
     # Values are never read: zeros_like looks at the shape, the dtype and the sharding.
-    return jnp.sum(jnp.zeros_like(smallest, dtype=dtype)) + jnp.asarray(value, dtype)
+    zero = jnp.sum(jnp.zeros_like(smallest, dtype=dtype), dtype=dtype)
+    return zero + jnp.asarray(value, dtype)
 
 
 def total(scalars: Sequence[Array]) -> Array:
@@ -84,6 +89,15 @@ def total(scalars: Sequence[Array]) -> Array:
     if not scalars:
         return jnp.zeros((), accumulator_dtype())
     return jnp.cumsum(jnp.stack(scalars))[-1]
+
+
+def replicated(array: Array) -> Array:
+    """The array on every device of its mesh, if it lies on an explicit one in parts."""
+    sharding = jax.typeof(array).sharding
+    if all(axis is None for axis in sharding.spec):
+        return array
+    whole = jax.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return jax.sharding.reshard(array, whole)
 
 
 def is_inexact(leaf: Any) -> bool:

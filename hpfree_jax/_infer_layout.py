@@ -16,18 +16,20 @@ from hpfree_jax._paths import (
     NamedLeaf,
     Path,
     did_you_mean,
-    masked_names,
+    is_under,
+    left_out,
     named_leaves,
 )
 
 _VECTORS = ("bias", "scale")
 
-# Words in the path of a kernel of three axes that make attention or a bank of experts
-# more likely than a 1-D convolution.
-_ATTENTION_WORDS = {
+# Words in the path of a kernel of more than two axes that speak for attention, for a
+# bank of experts or for stacked dense layers, and so against a convolution.
+_OTHER_WORDS = {
     *("attention", "attn", "einsum", "expert", "experts", "head", "heads", "moe"),
     *("key", "kv", "out", "output", "qkv", "query", "value"),
     *("k", "o", "q", "v", "wk", "wo", "wq", "wv"),
+    *("dense", "linear", "mlp"),
 }
 
 
@@ -71,9 +73,9 @@ def infer_layout(
     """
     overrides = dict(overrides or {})
     leaves = [leaf for leaf in named_leaves(params) if is_inexact(leaf.value)]
-    known = {leaf.name for leaf in leaves} | masked_names(params)
+    known = {leaf.name for leaf in leaves}
     for name in overrides:
-        if name not in known:
+        if name not in known and not is_under(name, left_out(params)):
             raise ValueError(
                 f"`overrides` names `{name}`, which is no floating-point leaf of the "
                 f"parameters{did_you_mean(name, known)}."
@@ -120,17 +122,22 @@ def _infer_matrix(leaf: NamedLeaf, module: Mapping[str, NamedLeaf]) -> Matrix:
         raise _ambiguous(leaf, f"a kernel of {ndim} axes has no convention")
     if ndim > 2 and "bias" in module and module["bias"].value.ndim != 1:
         raise _ambiguous(leaf, "its bias has several axes, so it is no convolution")
-    if ndim == 3 and _may_be_attention(leaf.name):
+    if ndim > 2 and not _is_named_convolution(leaf) and _may_be_other(leaf):
         raise _ambiguous(
-            leaf, "a kernel of 3 axes may be attention's or a 1-D convolution's"
+            leaf,
+            f"a kernel of {ndim} axes may be attention's, a stack's or a convolution's",
         )
     return Matrix((ndim - 2,), (ndim - 1,), tuple(range(ndim - 2)))
 
 
-def _may_be_attention(name: str) -> bool:
-    parts = name.lower().split("/")[:-1]
-    words = {word for part in parts for word in (part, *re.split(r"[_\d]+", part))}
-    return bool(words & _ATTENTION_WORDS) and "conv" not in name.lower()
+def _is_named_convolution(leaf: NamedLeaf) -> bool:
+    module = jax.tree_util.keystr(leaf.path[-2:-1], simple=True)
+    return "conv" in module.lower()
+
+
+def _may_be_other(leaf: NamedLeaf) -> bool:
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", leaf.name.rpartition("/")[0])
+    return not _OTHER_WORDS.isdisjoint(word.lower() for word in words)
 
 
 def _leader(leaf, own, nearest, leaves) -> NamedLeaf:

@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from jaxtyping import PyTree
 
 from hpfree_jax._base import is_inexact
-from hpfree_jax._paths import did_you_mean, masked_names, named_leaves
+from hpfree_jax._paths import did_you_mean, is_under, left_out, named_leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Matrix:
             raise ValueError(
                 f"`scale_divisor` must be positive, got {self.scale_divisor}."
             )
-        if self.depth_count < 0 or self.depth_count != int(self.depth_count):
+        if not (isinstance(self.depth_count, int) and self.depth_count >= 0):
             raise ValueError(
                 f"`depth_count` must be an integer of at least 0, got "
                 f"{self.depth_count}."
@@ -180,15 +182,15 @@ class Layout(Mapping[str, Matrix | Vector | None]):
 def check_layout(layout: Layout, params: PyTree) -> None:
     """Raises unless the layout has a fitting rule for each floating-point leaf.
 
-    Rules of masked leaves are welcome; a tree without any leaf fits every layout
-    (optax initialises transformations on placeholders).
+    Rules of leaves that are masked out or None are welcome; a tree without any leaf
+    fits every layout (optax initialises transformations on placeholders).
     """
     leaves = {leaf.name: leaf.value for leaf in named_leaves(params)}
-    masked = masked_names(params)
+    gaps = left_out(params)
     if not leaves:
         return
     for name in layout:
-        if name not in leaves and name not in masked:
+        if name not in leaves and not is_under(name, gaps):
             raise ValueError(
                 f"The layout has a rule for `{name}`, which the parameters do not "
                 f"have{did_you_mean(name, leaves)}."
@@ -222,8 +224,9 @@ def check_layout(layout: Layout, params: PyTree) -> None:
 def _check_vector(name, rule, leaf, layout, leaves):
     if rule.leader not in leaves:
         raise ValueError(
-            f"`{name}` follows `{rule.leader}`, which is masked out, so that its "
-            f"gradient is not at hand. Give `{name}` another leader, or mask it too."
+            f"`{name}` follows `{rule.leader}`, which is masked out or None, so that "
+            f"its gradient is not at hand. Give `{name}` another leader, or mask it "
+            "too."
         )
     if any(axis >= leaf.ndim for axis in rule.stack_axes):
         raise ValueError(
@@ -242,7 +245,10 @@ def _check_vector(name, rule, leaf, layout, leaves):
 
 def _set_axes(rule: Any, field: str) -> None:
     axes = getattr(rule, field)
-    axes = (axes,) if isinstance(axes, int) else tuple(axes)
+    try:
+        axes = tuple(map(operator.index, axes if np.iterable(axes) else (axes,)))
+    except TypeError as error:
+        raise TypeError(f"`{field}` must be integers, got {axes!r}.") from error
     if any(axis < 0 for axis in axes):
         raise ValueError(
             f"`{field}` must be counted from the front, from 0 on, got {axes}."

@@ -1,12 +1,12 @@
 """Names of the leaves of a pytree."""
 
+import collections
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import optax
-from jax.tree_util import GetAttrKey
 from jaxtyping import PyTree
 
 Path: TypeAlias = tuple[Any, ...]  # the keys from the root of a pytree to a leaf
@@ -21,23 +21,46 @@ class NamedLeaf(NamedTuple):
 
 
 def named_leaves(tree: PyTree) -> list[NamedLeaf]:
-    """Returns the leaves of a pytree with their names, in JAX's order."""
-    return [
-        NamedLeaf(path_name(path), _without_value(path), leaf)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    """Returns the leaves of a pytree with their names, in JAX's order.
+
+    A name is the keys joined by ``/``. The one leaf of a Flax variable has the name of
+    the variable, without ``.value``.
+
+    Raises:
+      ValueError: if two leaves have the same name.
+    """
+    boxes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_flax_variable)[0]
+    leaves = [
+        NamedLeaf(_join(path), path, leaf)
+        for path, box in boxes
+        for leaf in (jax.tree.leaves(box) if _is_flax_variable(box) else [box])
     ]
+    counts = collections.Counter(leaf.name for leaf in leaves)
+    for leaf in leaves:
+        if counts[leaf.name] > 1:
+            raise ValueError(
+                f"{counts[leaf.name]} leaves of the tree have the name `{leaf.name}`. "
+                "Rename a key so that names are unique (keys are joined by `/`)."
+            )
+    return leaves
 
 
-def masked_names(tree: PyTree) -> set[str]:
-    """Returns the names of the leaves that :func:`optax.masked` has masked out."""
-    is_masked = lambda node: isinstance(node, optax.MaskedNode)
-    paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)[0]
-    return {path_name(path) for path, leaf in paths if is_masked(leaf)}
+def map_with_name(fn: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
+    """Returns the tree of ``fn(name, leaf)``."""
+    leaves = [fn(leaf.name, leaf.value) for leaf in named_leaves(tree)]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
-def path_name(path: Path) -> str:
-    """Joins the keys of a path by ``/``, without the ``.value`` of a Flax variable."""
-    return jax.tree_util.keystr(_without_value(path), simple=True, separator="/")
+def left_out(tree: PyTree) -> tuple[str, ...]:
+    """Returns the names of what is None or masked out; of whole branches, too."""
+    is_gap = lambda node: node is None or isinstance(node, optax.MaskedNode)
+    nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_gap)[0]
+    return tuple(_join(path) for path, node in nodes if is_gap(node))
+
+
+def is_under(name: str, branches: Iterable[str]) -> bool:
+    """Whether a leaf is one of the branches, or lies on one."""
+    return any(name == b or not b or name.startswith(f"{b}/") for b in branches)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -46,5 +69,13 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f" (did you mean `{close[0]}`?)" if close else ""
 
 
-def _without_value(path: Path) -> Path:
-    return path[:-1] if len(path) > 1 and path[-1] == GetAttrKey("value") else path
+def _join(path: Path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _is_flax_variable(node: Any) -> bool:
+    # By name: the core does not import Flax.
+    return any(
+        cls.__name__ in ("Variable", "AxisMetadata") and cls.__module__[:5] == "flax."
+        for cls in type(node).__mro__
+    )

@@ -6,13 +6,17 @@ every method; test_contract.py runs each on a transformation that breaks it.
 
 import tempfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from flax import nnx, serialization
+from flax.core import freeze
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -21,6 +25,15 @@ from tests.methods import Method
 from tests.problems import make_params, quadratic
 
 RULES = []
+
+
+class TwoLayers(nnx.Module):
+    """Has the parameters of problems.make_params."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.fc1 = nnx.Linear(8, 16, rngs=rngs)
+        self.fc2 = nnx.Linear(16, 8, rngs=rngs)
 
 
 def rule(function):
@@ -286,13 +299,12 @@ def chains_pass_everything_through(method):
 @rule
 def freezing_equals_deleting(method):
     tx, params = method.make(), make_params()
-    if method.name.endswith("layout"):
-        tx = method.make(layout=None)
     labels = {"fc1": "train", "fc2": "freeze"}
     frozen = optax.partition({"train": tx, "freeze": optax.set_to_zero()}, labels)
     loss = lambda params: quadratic(params["fc1"]) + quadratic(params["fc2"])
     alone = lambda params: quadratic(params["fc1"])
-    expected, _ = run(method, tx, {"fc1": params["fc1"]}, 3, loss=alone)
+    deleted = {"fc1": params["fc1"], "fc2": None}
+    expected, _ = run(method, tx, deleted, 3, loss=alone)
     found, _ = run(method, frozen, params, 3, loss=loss)
     assert_same(found["fc2"], params["fc2"])
     assert_same(found["fc1"], expected["fc1"], rtol=1e-6, atol=1e-7)
@@ -300,17 +312,13 @@ def freezing_equals_deleting(method):
 
 @rule
 def none_and_integer_leaves_are_left_alone(method):
-    if method.name.endswith("layout"):
-        method = method_without_layout(method)
     tx, params = method.make(), make_params()
     expected, _ = run(method, tx, params, 2)
-    grads_of = jax.grad(lambda floats: quadratic(floats))
     mixed = {**params, "none": None, "table": {"kernel": jnp.arange(6).reshape(2, 3)}}
     state = tx.init(mixed)
     for _ in range(2):
-        floats = {name: mixed[name] for name in params}
         grads = {
-            **grads_of(floats),
+            **jax.grad(quadratic)({name: mixed[name] for name in params}),
             "none": None,
             "table": {"kernel": np.zeros((2, 3), jax.dtypes.float0)},
         }
@@ -325,16 +333,6 @@ def none_and_integer_leaves_are_left_alone(method):
     assert mixed["none"] is None
     found = {name: mixed[name] for name in params}
     assert_same(found, expected, rtol=1e-6, atol=1e-7)
-
-
-def method_without_layout(method):
-    return Method(
-        method.name,
-        lambda **kwargs: method.factory(**kwargs, layout=None),
-        method.hyperparams,
-        method.extra_args,
-        method.is_direction,
-    )
 
 
 @rule
@@ -373,6 +371,11 @@ def an_empty_tree_is_a_tree(method):
 
 @rule
 def scalars_are_at_least_float32(method):
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            for leaf in jax.tree.leaves(method.make().init(make_params())):
+                if jnp.issubdtype(leaf.dtype, jnp.integer):
+                    assert leaf.dtype == jnp.int32
     for dtype in (jnp.float16, jnp.bfloat16):
         for leaf in jax.tree.leaves(method.make().init(make_params(dtype))):
             if jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -407,6 +410,23 @@ def zero_gradients_at_the_start_do_no_harm(method):
 
 
 @rule
+def derivatives_are_finite_at_zero_gradients(method):
+    # Hypergradients differentiate the update, of sums of squares and quotients too.
+    tx, params = method.make(), make_params()
+    state = tx.init(params)
+    grads = jax.tree.map(jnp.zeros_like, params)
+    grads["fc2"] = jax.tree.map(jnp.ones_like, params["fc2"])
+
+    def update(grads):
+        extra_args = method.extra_args(quadratic, params)
+        return optax.tree.cast(tx.update(grads, state, params, **extra_args), float)
+
+    for tangent in (0.0, 1.0):
+        tangents = jax.tree.map(lambda g, t=tangent: jnp.full_like(g, t), grads)
+        assert_finite(jax.jvp(update, (grads,), (tangents,))[1])
+
+
+@rule
 def a_non_finite_step_does_not_corrupt(method):
     tx, params = method.make(), make_params()
     params, state = run(method, tx, params, 2)
@@ -436,30 +456,22 @@ def a_non_finite_step_does_not_corrupt(method):
 
 @rule
 def every_container_gives_the_same_numbers(method):
-    import equinox as eqx
-    from flax import nnx
-    from flax.core import freeze
-
     class Linear(eqx.Module):
         bias: jax.Array
         kernel: jax.Array
 
-    method = method_without_layout(method)
+    class Network(NamedTuple):
+        fc1: Any
+        fc2: Any
+
     params = make_params()
     fc1, fc2 = params["fc1"], params["fc2"]
     expected, _ = run(method, method.make(), params, 2)
-    state = nnx.State(
-        {
-            module: {name: nnx.Param(leaf) for name, leaf in leaves.items()}
-            for module, leaves in params.items()
-        }
-    )
     for tree in (
-        [fc1, fc2],
-        (fc1, fc2),
         freeze(params),
-        [Linear(**fc1), Linear(**fc2)],
-        state,
+        Network(fc1, fc2),
+        Network(Linear(**fc1), Linear(**fc2)),
+        nnx.State(jax.tree.map(nnx.Param, params)),
     ):
         found, _ = run(method, method.make(), tree, 2)
         assert jax.tree.structure(found) == jax.tree.structure(tree)
@@ -478,8 +490,6 @@ def the_state_is_a_named_tuple_of_arrays(method):
 
 @rule
 def the_learning_rate_is_seen_through_every_wrapper(method):
-    from flax import nnx
-
     tx, params = method.make(), make_params()
     params, state = run(method, tx, params, 2)
     expected = hp.get_learning_rate(state)
@@ -505,10 +515,7 @@ def the_learning_rate_is_seen_through_every_wrapper(method):
             is_leaf=lambda leaf: type(leaf) is type(state),
         )
         assert hp.get_learning_rate(with_state) == expected
-    module = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
-    if method.name.endswith("layout"):
-        tx = method_without_layout(method).make()
-    optimizer = nnx.Optimizer(module, tx, wrt=nnx.Param)
+    optimizer = nnx.Optimizer(TwoLayers(), tx, wrt=nnx.Param)
     assert hp.get_learning_rate(optimizer.opt_state).shape == ()
 
 
@@ -530,8 +537,6 @@ def a_checkpoint_continues_bit_for_bit(method):
 
 @rule
 def flax_serialization_continues_bit_for_bit(method):
-    from flax import serialization
-
     tx, params = method.make(), make_params()
     expected = run(method, tx, params, 4)
     halfway = run(method, tx, params, 2)

@@ -342,6 +342,72 @@ def test_momentum_is_not_touched_by_a_skipped_step():
         np.testing.assert_array_equal(leaf, other)
 
 
+MESH_LAYOUT = hp.Layout(
+    {
+        "stack": hp.Matrix(1, 2, stack_axes=0),
+        "bias": hp.Vector(leader="stack", stack_axes=0),
+        "still": None,
+    }
+)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_unmoved_and_stacked_leaves_keep_their_types_on_an_explicit_mesh(momentum):
+    mesh = jax.make_mesh((2, 4), ("a", "b"))
+    spec = jax.sharding.PartitionSpec
+    put = lambda x, *axes: jax.device_put(x, jax.NamedSharding(mesh, spec(*axes)))
+    generator = np.random.default_rng(0)
+    plain = {
+        "stack": jnp.asarray(generator.normal(size=(4, 4, 8)), jnp.float32),
+        "bias": jnp.asarray(generator.normal(size=(4, 8)), jnp.float32),
+        "still": jnp.ones((4, 4)),
+    }
+    tx = hp.agd(layout=MESH_LAYOUT, momentum=momentum)
+    expected, _ = tx.update(plain, tx.init(plain), plain)
+    for bias_axes in ((None, None), ("b", None), ("b", "a")):
+        params = {
+            "stack": put(plain["stack"], "b", None, "a"),
+            "bias": put(plain["bias"], *bias_axes),
+            "still": put(plain["still"], "a", "b"),
+        }
+        state = tx.init(params)
+        updates, new_state = tx.update(params, state, params)
+        kinds = lambda tree: [
+            (jax.typeof(x), jax.typeof(x).sharding) for x in jax.tree.leaves(tree)
+        ]
+        assert kinds(updates) == kinds(params)
+        assert kinds(new_state) == kinds(state)
+        for name, update in updates.items():
+            np.testing.assert_allclose(update, expected[name], rtol=1e-5)
+
+
+def test_shardings_can_be_mapped_onto_the_momentum():
+    params = {"kernel": jnp.ones((2, 2)), "steps": jnp.arange(3)}
+    tx = hp.agd(momentum=0.5)
+    state = tx.init(params)
+    mapped = optax.tree.map_params(tx, lambda leaf, p: leaf + p, state, params)
+    np.testing.assert_array_equal(mapped.momentum["steps"], [0, 1, 2])
+
+
+def test_complex_weights_keep_their_phase():
+    grads = {"kernel": jnp.array([[3.0 + 4.0j]])}
+    tx = hp.agd(momentum=0.5)
+    state = tx.init(grads)
+    updates, new_state = tx.update(grads, state, grads)
+    np.testing.assert_allclose(new_state.gradient_summary, 5, rtol=1e-6)
+    np.testing.assert_allclose(
+        updates["kernel"] / new_state.learning_rate, [[-0.6 - 0.8j]], rtol=1e-6
+    )
+    assert new_state.momentum["kernel"].dtype == state.momentum["kernel"].dtype
+
+
+def test_depth_counts_that_add_up_to_nothing_are_refused():
+    tx = hp.agd(layout=hp.Layout({"kernel": hp.Matrix(0, 1, depth_count=0)}))
+    params = {"kernel": jnp.ones((2, 2))}
+    with pytest.raises(ValueError, match="depth counts of `kernel` add up to 0"):
+        tx.update(params, tx.init(params))
+
+
 def test_data_parallel_shard_map_equals_jit():
     # The gradients are averaged over the mesh before update: every shard sees the norm
     # of the whole.
@@ -374,6 +440,8 @@ def test_data_parallel_shard_map_equals_jit():
     [
         ({"gain": 0.0}, ValueError, r"`gain` must lie in \(0, inf\), got 0.0"),
         ({"gain": math.nan}, ValueError, "`gain` must lie in"),
+        ({"gain": np.array(-1.0)}, ValueError, "`gain` must lie in"),
+        ({"gain": jnp.ones(2)}, TypeError, "`gain` must be a number"),
         ({"gain": "auto"}, TypeError, "`gain` must be a number"),
         ({"gain": lambda step: 1.0}, TypeError, "wrap the factory in optax.inject"),
         ({"momentum": 1.0}, ValueError, r"`momentum` must lie in \[0, 1\)"),

@@ -6,12 +6,14 @@ import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from flax import nnx
 
 import hpfree_jax as hp
 
+DENSE_MASK = {"kernel": True, "bias": True}
 DENSE = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
 NORM = {"scale": jnp.ones(3), "bias": jnp.ones(3)}
 
@@ -129,6 +131,9 @@ def test_overrides_are_used_as_they_are():
             {"a": {"kernel": jnp.ones((8, 2, 4)), "bias": jnp.ones((2, 4))}},
             "`a/bias` of shape .*several axes",
         ),
+        ({"convformer": {"query": {"kernel": jnp.ones((8, 2, 4))}}}, "`convformer/que"),
+        ({"SelfAttention_0": {"x": {"kernel": jnp.ones((8, 2, 4))}}}, "attention's"),
+        ({"layers": {"Dense_0": {"kernel": jnp.ones((4, 3, 2))}}}, "a stack's"),
         ({"layer": {"weight": jnp.ones((3, 2))}}, r"`layer/weight`.*\(out, in"),
         ({"stacked": {"scale": jnp.ones((3, 2))}}, "`stacked/scale`"),
         ({"position": jnp.ones((1, 3, 2))}, "`position` of shape"),
@@ -201,6 +206,7 @@ def test_editing_leaves_the_original_alone():
         (lambda: hp.Matrix(0, 1, scale_divisor=0), "`scale_divisor` must be positive"),
         (lambda: hp.Matrix(0, 1, depth_count=-1), "`depth_count` must be an integer"),
         (lambda: hp.Matrix(0, 1, depth_count=0.5), "`depth_count` must be an integer"),
+        (lambda: hp.Matrix(0.0, 1), "`in_axes` must be integers, got 0.0"),
         (lambda: hp.Matrix(2, 3, stack_axes=(1, 0)), "`stack_axes` must ascend"),
         (lambda: LAYOUT | {"b": hp.Vector("con")}, "`con`.*did you mean `conv`"),
         (lambda: LAYOUT | {"b": hp.Vector("bias")}, "must be a Matrix, but `bias`"),
@@ -234,6 +240,53 @@ def test_bad_rules_are_refused(make, message):
 def test_a_layout_that_does_not_fit_is_refused(layout, message):
     with pytest.raises(ValueError, match=message):
         hp.agd(layout=hp.Layout(layout)).init(DENSE)
+
+
+TWO = {"a": DENSE, "b": DENSE}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tx: optax.masked(tx, {"a": True, "b": False}),
+        lambda tx: optax.masked(tx, {"a": DENSE_MASK, "b": False}),
+        lambda tx: optax.partition(
+            {"x": tx, "y": optax.set_to_zero()}, {"a": "x", "b": "y"}
+        ),
+    ],
+)
+def test_a_whole_layout_fits_parameters_of_which_branches_are_masked(wrap):
+    tx = wrap(hp.agd(layout=hp.infer_layout(TWO)))
+    updates, _ = tx.update(TWO, tx.init(TWO), TWO)
+    alone, _ = hp.agd().update(DENSE, hp.agd().init(DENSE), DENSE)
+    np.testing.assert_allclose(updates["a"]["kernel"], alone["kernel"], rtol=1e-6)
+
+
+def test_a_whole_layout_fits_parameters_of_which_branches_are_none():
+    tx = hp.agd(layout=hp.infer_layout(TWO))
+    for partial in (
+        {"a": DENSE, "b": None},
+        {"a": DENSE, "b": {**DENSE, "bias": None}},
+    ):
+        updates, _ = tx.update(partial, tx.init(partial), partial)
+        assert jax.tree.structure(updates) == jax.tree.structure(partial)
+
+
+def test_names_that_are_not_unique_are_refused():
+    params = {"a/kernel": jnp.ones((2, 2)), "a": {"kernel": jnp.ones((2, 2))}}
+    with pytest.raises(
+        ValueError, match="2 leaves of the tree have the name `a/kernel`"
+    ):
+        hp.infer_layout(params)
+
+
+def test_a_field_called_value_keeps_its_name():
+    class Attention(eqx.Module):
+        value: jax.Array
+        bias: jax.Array
+
+    layout = hp.infer_layout({"attn": Attention(jnp.ones((2, 2)), jnp.ones(2))})
+    assert layout["attn/bias"].leader == "attn/value"
 
 
 def test_a_leader_that_is_masked_out_is_named():

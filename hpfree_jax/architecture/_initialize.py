@@ -4,12 +4,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import tree_map_with_path
 from jaxtyping import Array, PyTree
 
 from hpfree_jax._base import check_choice, is_inexact
 from hpfree_jax._layout import Matrix
-from hpfree_jax._paths import path_name
+from hpfree_jax._paths import map_with_name
 from hpfree_jax.architecture._graph import Architecture, Layer, LeafAxes, VectorLeaf
 from hpfree_jax.architecture._layout import check_params, layout_of
 from hpfree_jax.initializers._architecture_aware import normal, standard_deviation
@@ -117,8 +116,7 @@ def initialize(
         for leaf in layer.leaves
     }
 
-    def draw(path, value):
-        name = path_name(path)
+    def draw(name, value):
         if not is_inexact(value) or name in others:
             return value
         if layout is not None and isinstance(rule := layout[name], Matrix):
@@ -136,7 +134,7 @@ def initialize(
             return normal(keys[name], value.shape, value.dtype, scale)
         return jnp.full(value.shape, _constant(vector), value.dtype)
 
-    return tree_map_with_path(draw, params)
+    return map_with_name(draw, params)
 
 
 def _scale(

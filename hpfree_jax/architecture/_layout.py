@@ -6,7 +6,7 @@ from jaxtyping import PyTree
 
 from hpfree_jax._base import is_inexact
 from hpfree_jax._layout import Layout, Matrix, Vector
-from hpfree_jax._paths import masked_names, named_leaves
+from hpfree_jax._paths import is_under, left_out, named_leaves
 from hpfree_jax.architecture._graph import Architecture
 
 
@@ -96,9 +96,9 @@ def check_params(arch: Architecture, params: PyTree) -> None:
         for leaf in named_leaves(params)
         if is_inexact(leaf.value)
     }
-    masked = masked_names(params)
+    gaps = left_out(params)
     for path, shape in arch.leaves:
-        if path in masked:
+        if is_under(path, gaps):
             continue
         if path not in found:
             raise ValueError(
