@@ -9,5 +9,13 @@ from hpfree_jax._layout import Layout as Layout
 from hpfree_jax._layout import Matrix as Matrix
 from hpfree_jax._layout import Vector as Vector
 from hpfree_jax._learning_rate import get_learning_rate as get_learning_rate
+from hpfree_jax.hypergradients import HypergradientState as HypergradientState
+from hpfree_jax.hypergradients import (
+    find_hyper_learning_rate as find_hyper_learning_rate,
+)
+from hpfree_jax.hypergradients import hd as hd
+from hpfree_jax.hypergradients import hypergradient as hypergradient
+from hpfree_jax.hypergradients import marthe as marthe
+from hpfree_jax.hypergradients import rtho as rtho
 
 __version__ = "0.1.0"

@@ -444,7 +444,8 @@ def every_container_gives_the_same_numbers(method):
         bias: jax.Array
         kernel: jax.Array
 
-    method = method_without_layout(method)
+    if method.name.endswith("layout"):
+        method = method_without_layout(method)
     params = make_params()
     fc1, fc2 = params["fc1"], params["fc2"]
     expected, _ = run(method, method.make(), params, 2)
