@@ -6,8 +6,8 @@ from hpfree_jax.hypergradients._aliases import rtho as rtho
 from hpfree_jax.hypergradients._hypergradient import (
     HypergradientState as HypergradientState,
 )
-from hpfree_jax.hypergradients._hypergradient import Tangent as Tangent
 from hpfree_jax.hypergradients._hypergradient import hypergradient as hypergradient
 from hpfree_jax.hypergradients._search import (
     find_hyper_learning_rate as find_hyper_learning_rate,
 )
+from hpfree_jax.hypergradients._tangent import Tangent as Tangent

@@ -22,8 +22,7 @@ def hd(
     """Hypergradient descent: the learning rate follows the last step only.
 
     :func:`hypergradient` with discount 0: no Hessian-vector product, no ``value_fn``.
-    The other
-    arguments are those of :func:`hypergradient`.
+    The other arguments are those of :func:`hypergradient`.
 
     >>> import jax, jax.numpy as jnp
     >>> tx = hd(optax.sgd, 0.25, 0.01)

@@ -1,13 +1,11 @@
 """Hyperparameters that follow the exact derivative of the loss, while training."""
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
@@ -20,19 +18,21 @@ from hpfree_jax._base import (
     scalar_like,
     transformation,
 )
-from hpfree_jax.hypergradients._tangent import (
-    flat_root_at_zero,
-    like_floats,
-    push_forward,
-    split,
+from hpfree_jax.hypergradients._checks import (
+    check_bounds,
+    check_discount,
+    check_hyperparams,
+    check_rates,
+    check_update_args,
+    is_python_zero,
 )
-
-
-class Tangent(NamedTuple):
-    """Derivative of the training state with respect to one hyperparameter, Z."""
-
-    params: PyTree  # like params, in the precision of the scalars; None if not a float
-    inner_state: PyTree | None  # like the inner state; None when the discount is 0
+from hpfree_jax.hypergradients._tangent import (
+    Tangent,
+    cast,
+    gradient_of,
+    hessian_vector_products,
+    step_with_tangents,
+)
 
 
 class HypergradientState(NamedTuple):
@@ -151,15 +151,17 @@ def hypergradient(
     >>> print(state.hyperparams["learning_rate"])  # 0.25 - 0.001 * (-8)
     0.258
     """
-    starts = _check_hyperparams(inner, hyperparams)
-    limits = _check_bounds(bounds, starts)
+    starts = check_hyperparams(inner, hyperparams)
+    limits = check_bounds(bounds, starts)
     check_choice("rule", rule, ("additive", "multiplicative"))
-    is_transformation = isinstance(hyper_learning_rate, optax.GradientTransformation)
-    _check_rates(
-        None if is_transformation else hyper_learning_rate, rule, adaptation_rate
-    )
+    fixed_rate: Any = hyper_learning_rate
+    hyper_optimizer: Any = None  # turns hypergradients into changes of the scalars
+    if isinstance(hyper_learning_rate, optax.GradientTransformation):
+        hyper_optimizer = optax.with_extra_args_support(hyper_learning_rate)
+        fixed_rate = None
+    check_rates(fixed_rate, rule, adaptation_rate)
     if discount is not None:
-        _check_discount(discount)
+        check_discount(discount)
     if clip_hypergradient is not None:
         check_in_interval("clip_hypergradient", clip_hypergradient, 0, math.inf)
     if adaptation_steps is not None:
@@ -167,22 +169,21 @@ def hypergradient(
             "adaptation_steps", adaptation_steps, 0, math.inf, include_low=True
         )
     # Under inject_hyperparams numbers are arrays: only a Python 0 turns a part off.
-    is_myopic = _is_python_zero(discount)
-    is_rate_adapted = not is_transformation and not _is_python_zero(adaptation_rate)
+    is_myopic = is_python_zero(discount)
+    is_rate_adapted = not is_python_zero(adaptation_rate)
     is_discount_adapted = discount is None
 
     def init_fn(params):
         dtype = accumulator_dtype()
-        scalar = lambda value=0.0, dtype=dtype: scalar_like(params, value, dtype)
+        scalar: Any = lambda value=0.0, dtype=dtype: scalar_like(params, value, dtype)
         by_name = lambda make: {name: make() for name in starts}
         zeros = lambda tree: jax.tree.map(
             lambda leaf: jnp.zeros_like(leaf) if is_inexact(leaf) else None, tree
         )
         # New buffers on the mesh of the parameters: not shared with them, so that
         # both can be donated, and of the type that they will have after an update.
-        own = lambda tree: jax.tree.map(
-            lambda leaf: jnp.where(scalar() == 0, leaf, leaf), tree
-        )
+        true = scalar() == 0
+        own = lambda tree: jax.tree.map(lambda leaf: jnp.where(true, leaf, leaf), tree)
         values = {name: scalar(start) for name, start in starts.items()}
         floats = _floats(params)
         inner_state = own(inner(**values).init(floats))
@@ -191,9 +192,7 @@ def hypergradient(
             hyperparams=values,
             hypergradients=by_name(scalar),
             discount=scalar(0.0 if is_discount_adapted else discount),
-            hyper_learning_rate=None
-            if is_transformation
-            else scalar(hyper_learning_rate),
+            hyper_learning_rate=None if hyper_optimizer else scalar(fixed_rate),
             tangents=by_name(
                 lambda: Tangent(
                     zeros(floats), None if is_myopic else zeros(inner_state)
@@ -207,15 +206,13 @@ def hypergradient(
             direct_tangents=by_name(lambda: zeros(floats))
             if is_discount_adapted
             else None,
-            hyper_state=own(hyper_learning_rate.init(values))
-            if is_transformation
-            else None,
+            hyper_state=own(hyper_optimizer.init(values)) if hyper_optimizer else None,
         )
 
     def update_fn(
         updates, state, params=None, *, value_fn=None, validation_fn=None, **extra_args
     ):
-        _check_update_args(params, value_fn, is_myopic)
+        check_update_args(params, value_fn, is_myopic)
         dtype = accumulator_dtype()
         extra_args = {
             **extra_args,
@@ -225,8 +222,8 @@ def hypergradient(
         if validation_fn is None:
             target = jax.tree.leaves(grads)
         else:
-            gradient, floats = _gradient("validation_fn", validation_fn, params)
-            target = _cast(gradient(floats), dtype)
+            gradient, floats = gradient_of("validation_fn", validation_fn, params)
+            target = cast(gradient(floats), dtype)
 
         # 1. Hypergradients; a tangent that does not give a finite one restarts.
         raw = {
@@ -238,7 +235,7 @@ def hypergradient(
         tangents = {
             name: _where(is_usable[name], state.tangents[name], 0) for name in starts
         }
-        new_discount, discount_count = state.discount, state.discount_count
+        discount_count = state.discount_count
         if is_discount_adapted:
             new_discount, discount_count = _adapt_discount(state, target)
         else:
@@ -258,16 +255,18 @@ def hypergradient(
             cap = jnp.asarray(clip_hypergradient, dtype)
             signals = {name: jnp.clip(s, -cap, cap) for name, s in signals.items()}
         rate, hyper_state = state.hyper_learning_rate, state.hyper_state
-        if is_transformation:
-            changes, hyper_state = optax.with_extra_args_support(
-                hyper_learning_rate
-            ).update(signals, state.hyper_state, state.hyperparams)
+        changes: Any
+        if hyper_optimizer:
+            changes, hyper_state = hyper_optimizer.update(
+                signals, hyper_state, state.hyperparams
+            )
         else:
             if is_rate_adapted:
                 alpha = jnp.asarray(adaptation_rate, dtype)
-                rate = jnp.maximum(0, rate + alpha * state.signal_product)
+                moved_rate = jnp.maximum(0, rate + alpha * state.signal_product)
+                rate = jnp.where(jnp.isfinite(moved_rate), moved_rate, rate)
             else:
-                rate = jnp.asarray(hyper_learning_rate, dtype) + 0 * rate
+                rate = jnp.asarray(fixed_rate, dtype) + 0 * rate
             changes = {name: -rate * signal for name, signal in signals.items()}
         values = {}
         for name, value in state.hyperparams.items():
@@ -284,10 +283,10 @@ def hypergradient(
         if is_myopic:
             gradient_tangents = dict.fromkeys(starts)
         else:
-            gradient_tangents = _hessian_vector_products(
+            gradient_tangents = hessian_vector_products(
                 value_fn, params, tangents, new_discount
             )
-        new_updates, inner_state, new_tangents, direct_tangents = _step(
+        new_updates, inner_state, new_tangents, direct_tangents = step_with_tangents(
             inner,
             grads,
             state.inner_state,
@@ -309,7 +308,7 @@ def hypergradient(
         for name in starts:
             all_usable &= is_usable[name] & is_tangent_finite[name]
         keep = lambda new, old: jax.tree.map(
-            lambda new, old: jnp.where(is_finite, new.astype(old.dtype), old), new, old
+            lambda new, old: jnp.where(is_finite, _as(new, old), old), new, old
         )
         restart = lambda tree: {
             name: _where(is_tangent_finite[name], tree[name], 0) for name in starts
@@ -338,126 +337,6 @@ def hypergradient(
     return transformation(init_fn, update_fn)
 
 
-def _step(
-    inner,
-    grads,
-    inner_state,
-    params,
-    values,
-    tangents,
-    gradient_tangents,
-    discount,
-    wants_direct_tangents,
-    extra_args,
-):
-    """One step of ``inner`` and its derivatives.
-
-    Returns updates and inner state, and by name the tangents mu A Z + B of the state
-    and (if wanted) the direct tangents B of the updates.
-    """
-    grad_leaves, merge_grads = split(grads)
-    param_leaves, merge_params = split(params)
-    state_leaves, merge_state = split(inner_state)
-
-    def step(values, grad_leaves=grad_leaves, state_leaves=state_leaves, params=params):
-        updates, new_state = optax.with_extra_args_support(inner(**values)).update(
-            merge_grads(grad_leaves), merge_state(state_leaves), params, **extra_args
-        )
-        floats = (split(updates)[0], split(new_state)[0])
-        return floats, (updates, new_state)
-
-    def full_step(values, grad_leaves, state_leaves, param_leaves):
-        return step(values, grad_leaves, state_leaves, merge_params(param_leaves))
-
-    is_myopic = all(tangent is None for tangent in gradient_tangents.values())
-    unit = {
-        name: {other: jnp.full_like(values[other], other == name) for other in values}
-        for name in values
-    }
-    if is_myopic:
-        function, primals = step, (values,)
-        directions = [(unit[name],) for name in values]
-    else:
-        function = full_step
-        primals = (values, grad_leaves, state_leaves, param_leaves)
-        carry = lambda tree: [discount * leaf for leaf in jax.tree.leaves(tree)]
-        directions = [
-            (
-                unit[name],
-                gradient_tangents[name],
-                carry(tangents[name].inner_state),
-                carry(tangents[name].params),
-            )
-            for name in values
-        ]
-        if wants_direct_tangents:
-            zeros = [jax.tree.map(jnp.zeros_like, primal) for primal in primals[1:]]
-            directions += [(unit[name], *zeros) for name in values]
-
-    _, pushed, (updates, new_state) = push_forward(
-        flat_root_at_zero(function), primals, directions
-    )
-    new_tangents = {}
-    for name, direction, (update_tangent, state_tangent) in zip(
-        values, directions, pushed, strict=False
-    ):
-        if is_myopic:
-            new_tangents[name] = Tangent(like_floats(params, update_tangent), None)
-        else:
-            moved = [z + u for z, u in zip(direction[3], update_tangent, strict=True)]
-            new_tangents[name] = Tangent(
-                like_floats(params, moved), like_floats(new_state, state_tangent)
-            )
-    direct_tangents = None
-    if wants_direct_tangents:
-        direct_tangents = {
-            name: like_floats(params, update_tangent)
-            for name, (update_tangent, _) in zip(
-                values, pushed[len(values) :], strict=True
-            )
-        }
-    return updates, new_state, new_tangents, direct_tangents
-
-
-def _hessian_vector_products(value_fn, params, tangents, discount):
-    """By name, the leaves of H (mu Z), the tangent of the gradient."""
-    gradient, floats = _gradient("value_fn", value_fn, params)
-    directions = [
-        (
-            [
-                (discount * z).astype(leaf.dtype)
-                for z, leaf in zip(jax.tree.leaves(tangent.params), floats, strict=True)
-            ],
-        )
-        for tangent in tangents.values()
-    ]
-    _, products, _ = push_forward(
-        lambda floats: (gradient(floats), None), (floats,), directions
-    )
-    return {
-        name: _cast(product, accumulator_dtype())
-        for name, product in zip(tangents, products, strict=True)
-    }
-
-
-def _gradient(name, value_fn, params):
-    """Returns the gradient as a function of the floating-point leaves, and these."""
-    floats, merge = split(params)
-
-    def value_of(floats):
-        value = value_fn(merge(floats))
-        if not hasattr(value, "dtype") or value.shape != () or not is_inexact(value):
-            found = jax.tree.map(jnp.shape, value)
-            raise ValueError(
-                f"`{name}` must return a real scalar, got shape {found}. Return the "
-                f"mean over the batch, without auxiliary output: {name}=lambda "
-                "params: loss(params, batch).mean()."
-            )
-        return value
-
-    return jax.grad(value_of), floats
-
-
 def _adapt_discount(state, target):
     """MARTHE's rule: mu and c, from last call's D and B and the gradient now."""
     quotients = []
@@ -480,7 +359,6 @@ def _dot(one, other):
 
 
 def _cosine(dot, one, other):
-    # Scaled by the largest entry first: squares must neither overflow nor vanish.
     norm = _norm(one) * _norm(other)
     return jnp.where(norm > 0, dot / jnp.where(norm > 0, norm, 1), 0)
 
@@ -495,15 +373,11 @@ def _all_finite(tree):
     return sum((~flag for flag in flags), start=jnp.zeros((), jnp.int32)) == 0
 
 
-def _where(flag, tree, value):
+def _where(flag: Any, tree: Any, value: ArrayLike) -> Any:
     """The tree where the flag, or the tree of flags, holds, and a value elsewhere."""
     if isinstance(flag, dict):
         return {name: jnp.where(flag[name], tree[name], value) for name in tree}
     return jax.tree.map(lambda leaf: jnp.where(flag, leaf, value), tree)
-
-
-def _cast(leaves, dtype):
-    return [leaf.astype(jnp.promote_types(leaf.dtype, dtype)) for leaf in leaves]
 
 
 def _floats(tree):
@@ -516,6 +390,13 @@ def _floats(tree):
             else optax.MaskedNode()
         ),
         tree,
+    )
+
+
+def _as(new, old):
+    """The new leaf in the dtype of the old one; random keys have no other."""
+    return (
+        new if jnp.issubdtype(old.dtype, jax.dtypes.extended) else new.astype(old.dtype)
     )
 
 
@@ -532,114 +413,3 @@ def _like_params(new_updates, updates, params, is_finite):
         return update  # a random key, which has no zero
 
     return jax.tree.map(restore, updates, params)
-
-
-def _check_hyperparams(inner, hyperparams):
-    if not callable(inner):
-        raise TypeError(
-            "`inner` must be a factory, such as optax.sgd or functools.partial("
-            f"optax.sgd, momentum=0.9), and not what it makes; got {inner!r}."
-        )
-    if not isinstance(hyperparams, Mapping) or not hyperparams:
-        raise TypeError(
-            "`hyperparams` must map the names to adapt to their initial values, as "
-            f'in {{"learning_rate": 0.1}}; got {hyperparams!r}.'
-        )
-    parameters = inspect.signature(inner).parameters.values()
-    named = [
-        p.name
-        for p in parameters
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    for name, value in hyperparams.items():
-        if name not in named and not takes_any:
-            raise ValueError(
-                f"`hyperparams` names {name!r}, which {_name_of(inner)} does not "
-                f"take. It takes: {', '.join(named)}."
-            )
-        if isinstance(value, jax.Array | np.ndarray | np.number):
-            is_scalar = (value.shape == () and is_inexact(value)) or value.ndim == 0
-        else:
-            is_scalar = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_scalar:
-            raise TypeError(
-                f"`hyperparams[{name!r}]` must be a number or a JAX scalar, its "
-                f"initial value; got {value!r}. One scalar is adapted for all "
-                "parameters; for one per group use optax.partition."
-            )
-        if not isinstance(value, jax.Array) and not np.isfinite(value):
-            raise ValueError(f"`hyperparams[{name!r}]` must be finite, got {value}.")
-    return dict(hyperparams)
-
-
-def _name_of(inner):
-    return getattr(getattr(inner, "func", inner), "__name__", repr(inner))
-
-
-def _check_bounds(bounds, starts):
-    default = {"learning_rate": (0.0, math.inf)} if "learning_rate" in starts else {}
-    limits = {**default, **(bounds or {})}
-    for name, pair in limits.items():
-        if name not in starts:
-            raise ValueError(
-                f"`bounds` names {name!r}, which is not among the `hyperparams`: "
-                f"{', '.join(starts)}."
-            )
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or pair[0] > pair[1]:
-            raise ValueError(
-                f"`bounds[{name!r}]` must be a pair (low, high), got {pair!r}."
-            )
-        start = starts[name]
-        if not isinstance(start, jax.Array) and not pair[0] <= start <= pair[1]:
-            raise ValueError(
-                f"`hyperparams[{name!r}]` starts at {start}, outside of its `bounds` "
-                f"[{pair[0]}, {pair[1]}]. Start inside, or pass "
-                f"bounds={{{name!r}: (low, high)}}."
-            )
-    return limits
-
-
-def _check_rates(hyper_learning_rate, rule, adaptation_rate):
-    inf = math.inf
-    check_in_interval("adaptation_rate", adaptation_rate, 0, inf, include_low=True)
-    if hyper_learning_rate is None:
-        if not _is_python_zero(adaptation_rate):
-            raise ValueError(
-                "`adaptation_rate` adapts a number, and `hyper_learning_rate` is an "
-                f"optax transformation: leave it at 0, got {adaptation_rate}."
-            )
-        return
-    high = 1 if rule == "multiplicative" else inf
-    check_in_interval(
-        "hyper_learning_rate", hyper_learning_rate, 0, high, include_low=True
-    )
-
-
-def _check_discount(discount):
-    if isinstance(discount, jax.Array):
-        return
-    is_number = isinstance(discount, int | float | np.number)
-    if not is_number or isinstance(discount, bool) or not 0 <= discount <= 1:
-        raise ValueError(
-            "`discount` must lie in [0, 1], or be None to adapt it; got "
-            f"{discount!r}. 0 is HD, 1 is RTHO."
-        )
-
-
-def _is_python_zero(value):
-    return isinstance(value, int | float) and value == 0
-
-
-def _check_update_args(params, value_fn, is_myopic):
-    if params is None:
-        raise ValueError(
-            "hypergradient needs `params`: call tx.update(grads, state, params, ...)."
-        )
-    if value_fn is None and not is_myopic:
-        raise TypeError(
-            "hypergradient needs `value_fn`, the training loss as a function of the "
-            "parameters, for its Hessian-vector product: call tx.update(grads, state, "
-            "params, value_fn=lambda params: loss(params, batch)). Only discount=0 "
-            "(hp.hd) does without."
-        )

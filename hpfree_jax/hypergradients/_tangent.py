@@ -1,15 +1,15 @@
 """Forward-mode derivatives of a training step, along one or several directions."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Literal, Primitive
-from jax.extend.core.primitives import cond_p, jit_p, sqrt_p
+import optax
 from jaxtyping import Array, PyTree
 
-from hpfree_jax._base import is_inexact
+from hpfree_jax._base import accumulator_dtype, is_inexact
+from hpfree_jax.hypergradients._flat_root import flat_root_at_zero
 
 
 def split(tree: PyTree) -> tuple[list[Array], Callable[[Sequence[Any]], PyTree]]:
@@ -32,9 +32,9 @@ def split(tree: PyTree) -> tuple[list[Array], Callable[[Sequence[Any]], PyTree]]
 def like_floats(tree: PyTree, values: Sequence[Any]) -> PyTree:
     """The tree with values for its floating-point leaves and None for the others."""
     leaves, structure = jax.tree.flatten(tree)
-    values = iter(values)
+    remaining = iter(values)
     return structure.unflatten(
-        [next(values) if is_inexact(leaf) else None for leaf in leaves]
+        [next(remaining) if is_inexact(leaf) else None for leaf in leaves]
     )
 
 
@@ -62,64 +62,136 @@ def push_forward(
     return output, [linear(*direction) for direction in tangents], aux
 
 
-def flat_root_at_zero(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """The same function, with 0 for the derivative of a square root at 0.
+class Tangent(NamedTuple):
+    """Derivative of the training state with respect to one hyperparameter, Z."""
 
-    Forward mode computes 0 * infinity = NaN for the root of a second moment that is
-    zero. Where the root divides a numerator that is zero with it, as in Adam, in its
-    relatives and in norms, every finite number in place of infinity gives the true
-    derivative. Roots inside ``jit`` and ``cond`` are found; inside ``scan`` and
-    ``while`` they are left as they are.
+    params: PyTree  # like params, in the precision of the scalars; None if not a float
+    inner_state: PyTree | None  # like the inner state; None when the discount is 0
+
+
+def hessian_vector_products(value_fn, params, tangents, discount):
+    """By name, the leaves of H (mu Z), the tangent of the gradient."""
+    gradient, floats = gradient_of("value_fn", value_fn, params)
+    directions = [
+        (
+            [
+                (discount * z).astype(leaf.dtype)
+                for z, leaf in zip(jax.tree.leaves(tangent.params), floats, strict=True)
+            ],
+        )
+        for tangent in tangents.values()
+    ]
+    _, products, _ = push_forward(
+        lambda floats: (gradient(floats), None), (floats,), directions
+    )
+    return {
+        name: cast(product, accumulator_dtype())
+        for name, product in zip(tangents, products, strict=True)
+    }
+
+
+def gradient_of(name, value_fn, params):
+    """Returns the gradient as a function of the floating-point leaves, and these."""
+    floats, merge = split(params)
+
+    def value_of(floats):
+        value = value_fn(merge(floats))
+        is_scalar = getattr(value, "shape", None) == ()
+        if not is_scalar or not jnp.issubdtype(value.dtype, jnp.floating):
+            found = jax.tree.map(jnp.shape, value)
+            raise ValueError(
+                f"`{name}` must return a real scalar, got shape {found}. Return the "
+                f"mean over the batch, without auxiliary output: {name}=lambda "
+                "params: loss(params, batch).mean()."
+            )
+        return value
+
+    return jax.grad(value_of), floats
+
+
+def step_with_tangents(
+    inner,
+    grads,
+    inner_state,
+    params,
+    values,
+    tangents,
+    gradient_tangents,
+    discount,
+    wants_direct_tangents,
+    extra_args,
+):
+    """One step of ``inner`` and its derivatives.
+
+    Returns updates and inner state, and by name the tangents mu A Z + B of the state
+    and (if wanted) the direct tangents B of the updates.
     """
+    grad_leaves, merge_grads = split(grads)
+    param_leaves, merge_params = split(params)
+    state_leaves, merge_state = split(inner_state)
 
-    def wrapped(*args):
-        leaves, structure = jax.tree.flatten(args)
-        flat = lambda *leaves: function(*structure.unflatten(leaves))
-        jaxpr, shapes = jax.make_jaxpr(flat, return_shape=True)(*leaves)
-        return jax.tree.unflatten(jax.tree.structure(shapes), _evaluate(jaxpr, *leaves))
+    def step(values, grad_leaves=grad_leaves, state_leaves=state_leaves, params=params):
+        updates, new_state = optax.with_extra_args_support(inner(**values)).update(
+            merge_grads(grad_leaves), merge_state(state_leaves), params, **extra_args
+        )
+        floats = (split(updates)[0], split(new_state)[0])
+        return floats, (updates, new_state)
 
-    return wrapped
+    def full_step(values, grad_leaves, state_leaves, param_leaves):
+        return step(values, grad_leaves, state_leaves, merge_params(param_leaves))
 
-
-def _evaluate(closed: ClosedJaxpr, *args: Any) -> list[Any]:
-    jaxpr = closed.jaxpr
-    values = dict(zip(jaxpr.constvars, closed.consts, strict=True))
-    values.update(zip(jaxpr.invars, args, strict=True))
-    read = lambda atom: atom.val if isinstance(atom, Literal) else values[atom]
-    for equation in jaxpr.eqns:
-        inputs = [read(atom) for atom in equation.invars]
-        with equation.ctx.manager:
-            outputs = _apply(equation.primitive, equation.params, inputs)
-        values.update(zip(equation.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def _apply(primitive: Primitive, params: dict[str, Any], inputs: list[Any]) -> Any:
-    if primitive is sqrt_p:
-        return [_sqrt(*inputs)]
-    if primitive is jit_p:
-        return _evaluate(params["jaxpr"], *inputs)
-    if primitive is cond_p:
-        index, *operands = inputs
-        branches = [
-            lambda *operands, branch=branch: _evaluate(branch, *operands)
-            for branch in params["branches"]
+    is_myopic = all(tangent is None for tangent in gradient_tangents.values())
+    unit = {
+        name: {other: jnp.full_like(values[other], other == name) for other in values}
+        for name in values
+    }
+    primals: tuple[Any, ...]
+    directions: list[tuple[Any, ...]]
+    if is_myopic:
+        function, primals = step, (values,)
+        directions = [(unit[name],) for name in values]
+    else:
+        function = full_step
+        primals = (values, grad_leaves, state_leaves, param_leaves)
+        carry = lambda tree: [discount * leaf for leaf in jax.tree.leaves(tree)]
+        directions = [
+            (
+                unit[name],
+                gradient_tangents[name],
+                carry(tangents[name].inner_state),
+                carry(tangents[name].params),
+            )
+            for name in values
         ]
-        return jax.lax.switch(index, branches, *operands)
-    bound = primitive.get_bind_params(params)
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)
-    output = primitive.bind(*functions, *inputs, **params)
-    return output if primitive.multiple_results else [output]
+        if wants_direct_tangents:
+            zeros = [jax.tree.map(jnp.zeros_like, primal) for primal in primals[1:]]
+            directions += [(unit[name], *zeros) for name in values]
+
+    _, pushed, (updates, new_state) = push_forward(
+        flat_root_at_zero(function), primals, directions
+    )
+    new_tangents = {}
+    for name, direction, (update_tangent, state_tangent) in zip(
+        values, directions, pushed, strict=False
+    ):
+        if is_myopic:
+            new_tangents[name] = Tangent(like_floats(params, update_tangent), None)
+        else:
+            moved = [z + u for z, u in zip(direction[3], update_tangent, strict=True)]
+            new_tangents[name] = Tangent(
+                like_floats(params, moved), like_floats(new_state, state_tangent)
+            )
+    direct_tangents = None
+    if wants_direct_tangents:
+        direct_tangents = {
+            name: like_floats(params, update_tangent)
+            for name, (update_tangent, _) in zip(
+                values, pushed[len(values) :], strict=True
+            )
+        }
+    return updates, new_state, new_tangents, direct_tangents
 
 
-@jax.custom_jvp
-def _sqrt(x):
-    return jnp.sqrt(x)
-
-
-@_sqrt.defjvp
-def _sqrt_jvp(primals, tangents):
-    (x,), (tangent,) = primals, tangents
-    root = jnp.sqrt(x)
-    slope = jnp.where(x == 0, 0, 0.5 / jnp.where(x == 0, 1, root))
-    return root, slope * tangent
+def cast(leaves, dtype):
+    """The leaves in at least the precision given."""
+    return [leaf.astype(jnp.promote_types(leaf.dtype, dtype)) for leaf in leaves]
