@@ -69,5 +69,4 @@ def _sqrt(x):
 def _sqrt_jvp(primals, tangents):
     (x,), (tangent,) = primals, tangents
     root = jnp.sqrt(x)
-    slope = jnp.where(x == 0, 0, 0.5 / jnp.where(x == 0, 1, root))
-    return root, slope * tangent
+    return root, tangent * (0.5 / jnp.where(x == 0, jnp.inf, root))

@@ -225,16 +225,13 @@ def hypergradient(
             gradient, floats = gradient_of("validation_fn", validation_fn, params)
             target = cast(gradient(floats), dtype)
 
-        # 1. Hypergradients; a tangent that does not give a finite one restarts.
+        # 1. Hypergradients.
         raw = {
             name: _dot(target, jax.tree.leaves(state.tangents[name].params))
             for name in starts
         }
         is_usable = {name: jnp.isfinite(value) for name, value in raw.items()}
         hypergradients = _where(is_usable, raw, 0)
-        tangents = {
-            name: _where(is_usable[name], state.tangents[name], 0) for name in starts
-        }
         discount_count = state.discount_count
         if is_discount_adapted:
             new_discount, discount_count = _adapt_discount(state, target)
@@ -280,11 +277,13 @@ def hypergradient(
             values[name] = jnp.where(may_move, moved, value)
 
         # 3 and 4. The step, its derivative, and the new tangents.
+        # Tangents are finite, so that times 0 one restarts whose D was not.
+        weights = {name: jnp.where(is_usable[name], new_discount, 0) for name in starts}
         if is_myopic:
             gradient_tangents = dict.fromkeys(starts)
         else:
             gradient_tangents = hessian_vector_products(
-                value_fn, params, tangents, new_discount
+                value_fn, params, state.tangents, weights
             )
         new_updates, inner_state, new_tangents, direct_tangents = step_with_tangents(
             inner,
@@ -292,16 +291,16 @@ def hypergradient(
             state.inner_state,
             _floats(params),
             values,
-            tangents,
+            state.tangents,
             gradient_tangents,
-            new_discount,
+            weights,
             is_discount_adapted,
             extra_args,
         )
 
         is_finite = _all_finite((grads, new_updates))
         is_tangent_finite = {
-            name: is_finite & _all_finite((tangent, (direct_tangents or {}).get(name)))
+            name: is_finite & _all_finite(tangent)
             for name, tangent in new_tangents.items()
         }
         all_usable = is_finite
@@ -369,8 +368,9 @@ def _norm(leaves):
 
 
 def _all_finite(tree):
-    flags = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree) if is_inexact(x)]
-    return sum((~flag for flag in flags), start=jnp.zeros((), jnp.int32)) == 0
+    """Whether no leaf holds a NaN or an infinity (or numbers whose sum overflows)."""
+    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
+    return jnp.isfinite(sum(sums, start=jnp.zeros((), accumulator_dtype())))
 
 
 def _where(flag: Any, tree: Any, value: ArrayLike) -> Any:

@@ -69,17 +69,17 @@ class Tangent(NamedTuple):
     inner_state: PyTree | None  # like the inner state; None when the discount is 0
 
 
-def hessian_vector_products(value_fn, params, tangents, discount):
-    """By name, the leaves of H (mu Z), the tangent of the gradient."""
+def hessian_vector_products(value_fn, params, tangents, weights):
+    """By name, the leaves of H (weight Z), the tangent of the gradient."""
     gradient, floats = gradient_of("value_fn", value_fn, params)
     directions = [
         (
             [
-                (discount * z).astype(leaf.dtype)
+                (weights[name] * z).astype(leaf.dtype)
                 for z, leaf in zip(jax.tree.leaves(tangent.params), floats, strict=True)
             ],
         )
-        for tangent in tangents.values()
+        for name, tangent in tangents.items()
     ]
     _, products, _ = push_forward(
         lambda floats: (gradient(floats), None), (floats,), directions
@@ -117,13 +117,13 @@ def step_with_tangents(
     values,
     tangents,
     gradient_tangents,
-    discount,
+    weights,
     wants_direct_tangents,
     extra_args,
 ):
     """One step of ``inner`` and its derivatives.
 
-    Returns updates and inner state, and by name the tangents mu A Z + B of the state
+    Returns updates and inner state, and by name the tangents A (weight Z) + B of the state
     and (if wanted) the direct tangents B of the updates.
     """
     grad_leaves, merge_grads = split(grads)
@@ -153,13 +153,13 @@ def step_with_tangents(
     else:
         function = full_step
         primals = (values, grad_leaves, state_leaves, param_leaves)
-        carry = lambda tree: [discount * leaf for leaf in jax.tree.leaves(tree)]
+        carry = lambda name, tree: [weights[name] * z for z in jax.tree.leaves(tree)]
         directions = [
             (
                 unit[name],
                 gradient_tangents[name],
-                carry(tangents[name].inner_state),
-                carry(tangents[name].params),
+                carry(name, tangents[name].inner_state),
+                carry(name, tangents[name].params),
             )
             for name in values
         ]
