@@ -10,8 +10,10 @@ median of the rounds'. The network is dense, 4 layers (8 with --layers 8).
 
 import argparse
 import functools
+import itertools
 import statistics
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +86,7 @@ def main():
     sizes = [args.width] * args.layers + [10]
     params = [
         jnp.asarray(generator.normal(size=(i, o)) / i**0.5, jnp.float32)
-        for i, o in zip(sizes, sizes[1:], strict=False)
+        for i, o in itertools.pairwise(sizes)
     ]
     draw = lambda: (
         jnp.asarray(generator.normal(size=(args.batch, args.width)), jnp.float32),
@@ -97,8 +99,9 @@ def main():
         for name, (tx, validates) in make_methods(inner).items():
             carry = (jax.tree.map(jnp.array, params), tx.init(params))
             step = make_step(tx, validates).lower(*carry, batch, held_out).compile()
-            memory = step.memory_analysis()
-            costs[name] = (step.cost_analysis()["flops"], memory.temp_size_in_bytes)
+            analysis: Any = step.cost_analysis()
+            memory: Any = step.memory_analysis()
+            costs[name] = (analysis["flops"], memory.temp_size_in_bytes)
             carries[name], steps[name] = carry, step
         seconds = {name: [] for name in steps}
         for repeat in range(args.repeats + 2):

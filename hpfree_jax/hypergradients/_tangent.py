@@ -123,8 +123,8 @@ def step_with_tangents(
 ):
     """One step of ``inner`` and its derivatives.
 
-    Returns updates and inner state, and by name the tangents A (weight Z) + B of the state
-    and (if wanted) the direct tangents B of the updates.
+    Returns updates and inner state, and by name the tangents A (weight Z) + B of the
+    state and (if wanted) the direct tangents B of the updates.
     """
     grad_leaves, merge_grads = split(grads)
     param_leaves, merge_params = split(params)

@@ -122,3 +122,9 @@ def test_a_loss_that_is_not_a_scalar_is_named(name, value_fn, found):
         match=f"`{name}` must return a real scalar, got shape {found}. Return the mean",
     ):
         update(hp.rtho(optax.sgd, 0.1, 0.1), jnp.ones(2), jnp.ones(2), **functions)
+
+
+@pytest.mark.parametrize("alias", [hp.hd, hp.marthe])
+def test_the_additive_rule_needs_its_rate(alias):
+    with pytest.raises(ValueError, match="needs a `hyper_learning_rate`, in units"):
+        alias(optax.sgd, 0.1, rule="additive")

@@ -331,3 +331,10 @@ def test_an_alias_is_a_setting(alias):
     )
     one, other = follow(alias(optax.sgd, 0.1, 0.01)), follow(general)
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("alias", [hp.hd, hp.marthe])
+def test_without_a_hyper_learning_rate_the_rule_is_scale_free(alias):
+    one = follow(alias(optax.sgd, 0.1))
+    other = follow(alias(optax.sgd, 0.1, 0.05, rule="multiplicative"))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
