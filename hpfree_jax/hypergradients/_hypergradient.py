@@ -116,7 +116,8 @@ def hypergradient(
       ``update`` needs ``params`` and, unless the discount is a Python 0, ``value_fn``:
       the loss as a function of ``params`` whose gradient is ``updates`` (XLA merges
       the two where one ``jit`` has both). ``validation_fn`` is :math:`E`, a function
-      of ``params``; left out, it is the training loss, at no cost.
+      of ``params``; left out, it is the training loss, at no cost. Complex leaves:
+      ``updates`` is the conjugate of what ``jax.grad`` returns, as for all of optax.
 
       A gradient (or update) that is not finite: zero updates, and the state stays,
       but for tangents that restart at zero. A hypergradient or tangent that is not
@@ -353,7 +354,9 @@ def _adapt_discount(state, target):
 def _dot(one, other):
     """The real inner product of two lists of leaves, in the precision of scalars."""
     # A sum and not a vdot, which fails on leaves sharded along their last axis.
-    products = [jnp.real(jnp.sum(a * b)) for a, b in zip(one, other, strict=True)]
+    products = [
+        jnp.real(jnp.sum(jnp.conj(a) * b)) for a, b in zip(one, other, strict=True)
+    ]
     return sum(products, start=jnp.zeros((), accumulator_dtype()))
 
 

@@ -106,7 +106,9 @@ def gradient_of(name, value_fn, params):
             )
         return value
 
-    return jax.grad(value_of), floats
+    # The conjugate is the steepest ascent of a complex leaf: what optax expects.
+    gradient = jax.grad(value_of)
+    return lambda floats: [jnp.conj(leaf) for leaf in gradient(floats)], floats
 
 
 def step_with_tangents(

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import hpfree_jax as hp
-from tests.hypergradients.problem import loss, make_problem, reverse_mode, run
+from tests.hypergradients.problem import draw, loss, make_problem, reverse_mode, run
 
 RATE = {"learning_rate": 0.1}
 SGD = functools.partial(optax.sgd, momentum=0.9)
@@ -223,3 +223,21 @@ def test_a_start_without_any_gradient_does_no_harm(inner):
         assert np.all(np.isfinite(leaf))
     assert state.num_non_finite == 0
     assert state.count == 3
+
+
+def test_a_complex_leaf_is_two_real_ones():
+    """With the conjugate gradient, as everywhere in optax."""
+    bowl = lambda x, y: jnp.sum((x - 1) ** 2 + 3 * (y + x) ** 2)
+    pair = lambda p: bowl(p["x"], p["y"])
+    single = lambda p: bowl(jnp.real(p["z"]), jnp.imag(p["z"]))
+    x, y = draw(0, 3), draw(1, 3)
+    found = []
+    for params, value_fn in (({"x": x, "y": y}, pair), ({"z": x + 1j * y}, single)):
+        tx = hp.hypergradient(SGD, RATE, 1e-3, discount=0.9)
+        state, w = tx.init(params), params
+        for _ in range(4):
+            grads = jax.tree.map(jnp.conj, jax.grad(value_fn)(w))
+            updates, state = tx.update(grads, state, w, value_fn=value_fn)
+            w = optax.apply_updates(w, updates)
+        found.append([state.hyperparams["learning_rate"], value_fn(w)])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
