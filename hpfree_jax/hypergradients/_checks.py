@@ -78,6 +78,16 @@ def check_bounds(bounds, starts):
     return limits
 
 
+def check_starts_are_positive(starts):
+    """Raises unless the multiplicative rule can move each start, and the right way."""
+    for name, start in starts.items():
+        if not isinstance(start, jax.Array) and not start > 0:
+            raise ValueError(
+                f'rule="multiplicative" needs starts above 0, but `hyperparams'
+                f"[{name!r}]` is {start}: start above 0 or use the additive rule."
+            )
+
+
 def check_rates(hyper_learning_rate, rule, adaptation_rate):
     """Checks beta (None if a transformation takes its place) and alpha."""
     inf = math.inf

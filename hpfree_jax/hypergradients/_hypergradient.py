@@ -23,6 +23,7 @@ from hpfree_jax.hypergradients._checks import (
     check_discount,
     check_hyperparams,
     check_rates,
+    check_starts_are_positive,
     check_update_args,
     is_python_zero,
 )
@@ -99,8 +100,8 @@ def hypergradient(
         :math:`\mu_t = \text{clip}(q_t, 0, 1)^{1/(c_t + 1)}`, with
         :math:`\mu_0 = c_0 = 0`, computed at call t + 1. A quotient without a finite
         value counts as 0; of several scalars, the clipped quotients are averaged.
-      rule: ``"additive"``, or ``"multiplicative"``, which does not depend on the
-        scales of the loss and of the scalar:
+      rule: ``"additive"``, or ``"multiplicative"`` for positive scalars, which does
+        not depend on the scales of the loss and of the scalar:
         :math:`h_t = h_{t-1}(1 - \beta_t \cos(\nabla E(w_t), Z_t))`.
       adaptation_rate: :math:`\alpha`, in :math:`\beta_t = \max(0, \beta_{t-1} + \alpha
         D_{t-1} D_{t-2})`, summed over the scalars (cosines for D if multiplicative).
@@ -155,6 +156,8 @@ def hypergradient(
     starts = check_hyperparams(inner, hyperparams)
     limits = check_bounds(bounds, starts)
     check_choice("rule", rule, ("additive", "multiplicative"))
+    if rule == "multiplicative":
+        check_starts_are_positive(starts)
     fixed_rate: Any = hyper_learning_rate
     hyper_optimizer: Any = None  # turns hypergradients into changes of the scalars
     if isinstance(hyper_learning_rate, optax.GradientTransformation):

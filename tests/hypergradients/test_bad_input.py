@@ -74,6 +74,11 @@ RATE = {"learning_rate": 0.1}
             ValueError,
             r"`hyper_learning_rate` must lie in \[0, 1\)",
         ),
+        (
+            {"hyperparams": {"learning_rate": 0.0}, "rule": "multiplicative"},
+            ValueError,
+            "needs starts above 0, but .* is 0.0: start above 0 or use the additive",
+        ),
         ({"adaptation_rate": -1.0}, ValueError, "`adaptation_rate` must lie in"),
         (
             {"adaptation_rate": 0.1, "hyper_learning_rate": optax.sgd(0.1)},

@@ -338,3 +338,13 @@ def test_without_a_hyper_learning_rate_the_rule_is_scale_free(alias):
     one = follow(alias(optax.sgd, 0.1))
     other = follow(alias(optax.sgd, 0.1, 0.05, rule="multiplicative"))
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_numbers_may_be_of_python_numpy_or_jax():
+    states = [
+        hp.rtho(optax.sgd, kind(0.5), kind(0.25)).init(jnp.ones(2))
+        for kind in (float, np.float32, np.float64, np.asarray, jnp.asarray)
+    ]
+    types = [jax.tree.map(jax.typeof, state) for state in states]
+    assert all(other == types[0] for other in types)
+    assert all(state.hyperparams["learning_rate"] == 0.5 for state in states)
