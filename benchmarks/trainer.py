@@ -52,9 +52,7 @@ def main():
         with contextlib.redirect_stdout(io.StringIO()):
             result = train(config)
     bare = statistics.mean([before, bare_step_seconds()]) * result.step
-    print(
-        f"bare steps  {bare:6.1f} s ({result.step} of {1e3 * bare / result.step:.2f} ms)"
-    )
+    print(f"bare steps  {bare:6.1f} s ({result.step} of {1e3 * bare / result.step:.2f} ms)")
     for name, seconds in (("loop", result.loop_seconds), ("whole run", result.seconds)):
         print(f"{name:<11} {seconds:6.1f} s, {seconds / bare:.2f}x")
 
