@@ -18,5 +18,13 @@ from hpfree_jax.architecture import parse_dag as parse_dag
 from hpfree_jax.architecture import parse_nas_bench_201 as parse_nas_bench_201
 from hpfree_jax.architecture import scale_learning_rate as scale_learning_rate
 from hpfree_jax.architecture import trace_architecture as trace_architecture
+from hpfree_jax.hypergradients import HypergradientState as HypergradientState
+from hpfree_jax.hypergradients import (
+    find_hyper_learning_rate as find_hyper_learning_rate,
+)
+from hpfree_jax.hypergradients import hd as hd
+from hpfree_jax.hypergradients import hypergradient as hypergradient
+from hpfree_jax.hypergradients import marthe as marthe
+from hpfree_jax.hypergradients import rtho as rtho
 
 __version__ = "0.1.0"

@@ -36,7 +36,7 @@ def get_learning_rate(opt_state: PyTree) -> Float[Array, "..."]:
     rates = {
         path: rate
         for path, rate in optax.tree.get_all_with_path(opt_state, "learning_rate")
-        if _owner(path) is not None
+        if _owner(path) is not None and not _is_derived(path)
     }
     innermost = [
         path
@@ -65,6 +65,12 @@ def _owner(path: tuple[Any, ...]) -> tuple[Any, ...] | None:
     if len(path) > 1 and getattr(path[-2], "name", None) == "hyperparams":
         return path[:-2]
     return None
+
+
+def _is_derived(path: tuple[Any, ...]) -> bool:
+    """Whether the path leads through a derivative, or the optimizer of the scalars."""
+    names = {getattr(key, "name", None) for key in path}
+    return not names.isdisjoint(("tangents", "direct_tangents", "hyper_state"))
 
 
 def _is_inside(path: tuple[Any, ...], owner: tuple[Any, ...] | None) -> bool:

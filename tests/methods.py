@@ -37,6 +37,11 @@ class Method:
         return self.name
 
 
+def value_fn(loss, params) -> dict[str, Any]:
+    """What a Hessian-vector product needs: the loss itself."""
+    return {"value_fn": loss}
+
+
 TWO_LAYERS = hp.Layout(
     {
         "fc1/kernel": hp.Matrix(in_axes=0, out_axes=1, scale_divisor=2),
@@ -46,9 +51,46 @@ TWO_LAYERS = hp.Layout(
     }
 )
 
+MOMENTUM = functools.partial(optax.sgd, momentum=0.5)
+HYPERGRADIENTS = [
+    Method(
+        "hd",
+        functools.partial(hp.hd, optax.sgd),
+        {"learning_rate": 2.0, "hyper_learning_rate": 2.0**-10},
+    ),
+    Method(
+        "rtho",
+        functools.partial(hp.rtho, MOMENTUM),
+        {"learning_rate": 0.5, "hyper_learning_rate": 2.0**-12},
+        value_fn,
+    ),
+    Method(
+        "marthe",
+        functools.partial(hp.marthe, MOMENTUM),
+        {
+            "learning_rate": 0.5,
+            "hyper_learning_rate": 2.0**-12,
+            "adaptation_rate": 2.0**-20,
+        },
+        value_fn,
+    ),
+    Method(
+        "marthe-adam-multiplicative",
+        functools.partial(hp.marthe, optax.adam, rule="multiplicative"),
+        {
+            "learning_rate": 0.0625,
+            "hyper_learning_rate": 0.03125,
+            "discount": 0.875,
+            "adaptation_rate": 0.0,
+        },
+        value_fn,
+    ),
+]
+
 METHODS = [
     Method("agd", hp.agd, {"gain": 2.0}),
     Method("agd-momentum", hp.agd, {"gain": 2.0, "momentum": 0.75}),
     Method("agd-layout", functools.partial(hp.agd, layout=TWO_LAYERS), {"gain": 2.0}),
     Method("scale_by_agd", hp.scale_by_agd, {"gain": 2.0}, is_direction=True),
+    *HYPERGRADIENTS,
 ]

@@ -28,6 +28,12 @@ def test_a_method_knows_better_than_what_is_injected_into_it():
     assert hp.get_learning_rate(state) == state.inner_state[0].learning_rate
 
 
+def test_the_rate_of_a_hypergradient_is_neither_its_tangent_nor_the_rate_of_the_rate():
+    meta = optax.inject_hyperparams(optax.adam)(learning_rate=0.25)
+    tx = hp.hd(optax.sgd, 0.5, meta)
+    assert hp.get_learning_rate(tx.init(PARAMS)) == 0.5
+
+
 def test_a_batched_state_gives_a_batch_of_rates():
     params = jnp.ones((3, 2, 2))
     assert hp.get_learning_rate(jax.vmap(hp.agd().init)(params)).shape == (3,)
