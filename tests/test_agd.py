@@ -342,6 +342,20 @@ def test_momentum_is_not_touched_by_a_skipped_step():
         np.testing.assert_array_equal(leaf, other)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("tangent", [0.0, 1.0])
+def test_derivatives_are_finite_where_gradients_are_zero(momentum, tangent):
+    # Hypergradients differentiate the update, norms and quotients included.
+    grads = {"a": jnp.zeros((2, 3, 3)).at[0].set(1.0), "b": jnp.zeros((3, 3))}
+    layout = hp.Layout({"a": hp.Matrix(1, 2, 0), "b": hp.Matrix(0, 1)})
+    tx = hp.agd(layout=layout, momentum=momentum)
+    state = tx.init(grads)
+    tangents = jax.tree.map(lambda g: jnp.full_like(g, tangent), grads)
+    update = lambda grads: optax.tree.cast(tx.update(grads, state), float)
+    _, derivative = jax.jvp(update, (grads,), (tangents,))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(derivative))
+
+
 MESH_LAYOUT = hp.Layout(
     {
         "stack": hp.Matrix(1, 2, stack_axes=0),

@@ -170,11 +170,6 @@ BROKEN = {
         update=lambda state, grads, params: optax.tree.scale(-1e-3, grads)
     ),
     "zero_gradients_at_the_start_do_no_harm": method(update=normalised),
-    "derivatives_are_finite_at_zero_gradients": method(
-        update=lambda state, grads, params: jax.tree.map(
-            lambda g: -jnp.sqrt(jnp.sum(g**2)) * g, grads
-        )
-    ),
     "a_non_finite_step_does_not_corrupt": method(
         update=lambda state, grads, params: optax.tree.scale(-0.1, grads)
     ),
