@@ -4,9 +4,9 @@
     python benchmarks/trace_cost.py [--models resnet152 ...] [--blocks 10 100 1000]
 
 Each case runs in a process of its own on one core, where the operating system allows
-it: `hp.trace_architecture` (its first call, JAX's own tracing included), then every path
-statistic, the layout and the summary. The memory is the peak of the process, JAX and
-Flax included. Nothing is computed: the models come from `nnx.eval_shape`.
+it: the first call of `hp.trace_architecture`, JAX's own tracing included, then every
+path statistic, the layout and the summary. The memory is the peak of the process, JAX
+and Flax included. Nothing is computed: the models come from `nnx.eval_shape`.
 """
 
 import argparse
@@ -284,9 +284,8 @@ def main():
         return measure(options.case)
     parts = ("trace", "moments", "histogram", "layout", "summary")
     print(f"jax {jax.__version__}, one core, seconds\n")
-    print(
-        f"| model | layers | paths | equations | {' | '.join(parts)} | total | peak MB |"
-    )
+    names = " | ".join(parts)
+    print(f"| model | layers | paths | equations | {names} | total | peak MB |")
     print("|" + "---|" * (len(parts) + 6))
     for model in options.models:
         row = in_subprocess(model)

@@ -4,7 +4,8 @@ The recipe of Chen et al. (https://arxiv.org/abs/2402.17440) on MNIST, or on the
 of scikit-learn where MNIST is not at hand: the rate of lowest training loss is found
 on the shallowest multi-layer perceptron, and `hp.scale_learning_rate` carries it over
 to plain networks of 3 to 10 layers and to random DAGs. Each of them is searched
-as well, to see what the prediction is worth.
+as well, to see what the prediction is worth. Networks that the output file holds
+already, of the same settings, are not run again.
 
     python examples/learning_rate_transfer.py --data-dir ../shared/tfds \\
         --output benchmarks/learning_rate_transfer.json \\
@@ -81,12 +82,12 @@ def chain(depth):
     return "_".join("0" * to + "2" for to in range(depth - 2))
 
 
-def random_dags(number, seed):
+def random_dags(number, seed, kinds="012"):
     """Strings of five nodes, drawn from all in which every node has an edge into it."""
     generator = np.random.default_rng(seed)
     codes = []
     while len(codes) < number:
-        digits = generator.integers(3, size=10).astype(str)
+        digits = [kinds[i] for i in generator.integers(len(kinds), size=10)]
         groups = ["".join(digits[t * (t - 1) // 2 :][:t]) for t in range(1, 5)]
         if all(group.strip("0") for group in groups):
             codes.append("_".join(groups))
@@ -149,9 +150,9 @@ class Trial:
 def load(options):
     """Standardised pixels in rows, and labels: the parts that the trials use."""
     try:
-        dataset = load_dataset("mnist", options.data_dir)
-    except Exception as error:
-        print(f"MNIST is not at hand ({error}): the digits instead")
+        dataset = load_dataset(options.dataset, options.data_dir)
+    except ValueError as error:
+        print(f"{options.dataset} is not at hand ({error}): the digits instead")
         dataset = load_dataset("digits")
     rows = lambda images: dataset.normalise(images).reshape(len(images), -1)
     train = rows(dataset.train_images), jnp.asarray(dataset.train_labels)
@@ -164,7 +165,7 @@ def load(options):
     return dataset.name, {"train": train, "measured": measured, "test": test}
 
 
-def compare(code, family, data, base_rate, options):
+def compare(code, data, base_rate, options):
     """Searches one network, and trains it at the predicted rate too."""
     trial = Trial(code, data, options)
     # Paths counted on the string, as in the paper; the two disagree where skips run
@@ -180,7 +181,6 @@ def compare(code, family, data, base_rate, options):
     chosen = jax.tree.map(lambda leaf: leaf[np.array([best, len(RATES)])], params)
     accuracies = jax.jit(jax.vmap(trial.accuracy))(chosen)
     return {
-        "family": family,
         "code": code,
         "predicted": predicted,
         "predicted_by_trace": traced,
@@ -199,11 +199,11 @@ def correlation(rows, key="predicted"):
     return float(np.corrcoef(logs)[0, 1]) if np.ptp(logs, axis=1).all() else None
 
 
-def summarise(rows):
+def summarise(families, rows):
     """What the prediction is worth, in each family."""
     summary = {}
-    for family in dict.fromkeys(row["family"] for row in rows):
-        part = [row for row in rows if row["family"] == family]
+    for family, codes in families.items():
+        part = [rows[code] for code in codes]
         gap = lambda key, part=part: [
             row[f"{key}_found"] - row[f"{key}_predicted"] for row in part
         ]
@@ -225,7 +225,7 @@ def show(rows, summary):
     """Prints the two tables of docs/architecture_evidence.md."""
     print("| network | predicted | found | accuracy, predicted | accuracy, found |")
     print("|---|---|---|---|---|")
-    for row in rows:
+    for row in rows.values():
         print(
             f"| `{row['code']}` | {row['predicted']:.3f} | {row['found']:.3f} | "
             f"{row['accuracy_predicted']:.1%} | {row['accuracy_found']:.1%} |"
@@ -246,21 +246,21 @@ def show(rows, summary):
         )
 
 
-def plot(rows, summary, base_rate, title, path):
+def plot(families, rows, summary, base_rate, title, path):
     """Predicted against found learning rates."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 4.8), layout="constrained")
     ax = figure.add_subplot()
-    for family, marker, color in zip(summary, "os", ("C0", "C1"), strict=False):
-        points = [row for row in rows if row["family"] == family]
-        r = summary[family]["pearson_r"]
-        label = family if r is None else f"{family}, r = {r:.3f}"
-        x, y = (
-            np.array([row[key] for row in points]) for key in ("predicted", "found")
+    for i, (family, codes) in enumerate(families.items()):
+        x, y = np.array(
+            [[rows[code][key] for code in codes] for key in ("predicted", "found")]
         )
-        ax.plot(x, y, marker, color=color, alpha=0.75, label=label, markersize=7)
-    values = [row[key] for row in rows for key in ("predicted", "found")]
+        y = y * (1 + 0.03 * (i - 1))  # rates lie on a grid: families side by side
+        r = summary[family]["pearson_r"]
+        label = family if r is None else f"{family}, r = {r:.2f}"
+        ax.plot(x, y, "osd^"[i % 4], color=f"C{i}", alpha=0.7, label=label)
+    values = [row[key] for row in rows.values() for key in ("predicted", "found")]
     low, high = min(values) / 1.4, max([*values, base_rate]) * 1.4
     ax.plot([low, high], [low, high], color="0.6", linewidth=1, zorder=0)
     ax.plot(base_rate, base_rate, "k*", markersize=13, label="base network")
@@ -279,45 +279,60 @@ def plot(rows, summary, base_rate, title, path):
 def main(arguments=None):
     """Runs the recipe, prints its tables and returns their summary."""
     parser = argparse.ArgumentParser(description="Learning rates carried over")
+    parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--measured", type=int, default=2000, help="training examples")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--dags", type=int, default=10)
     parser.add_argument("--depths", type=int, nargs="*", default=list(DEPTHS))
+    parser.add_argument("--dags", type=int, default=10)
+    parser.add_argument("--dags-without-skips", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args(arguments)
     name, data = load(options)
+    kept = ("width", "batch_size", "steps", "measured", "seeds", "seed")
+    settings = {"dataset": name} | {key: getattr(options, key) for key in kept}
 
     # 1. The search, on the shallowest network of the family.
     trial = Trial(BASE, data, options)
     base_rate = hp.find_max_learning_rate(lambda rate: trial.run(rate)[0], RATES)
     print(f"base rate {base_rate:g}, the best of {len(RATES)} on {BASE!r} ({name})")
+    result = {"settings": settings, "base_rate": base_rate, "rates": list(RATES)}
 
     # 2. The same rate for the others, beside a search on each.
-    codes = [("plain depth", chain(depth)) for depth in options.depths]
-    codes += [("DAGs", code) for code in random_dags(options.dags, options.seed)]
-    rows = []
-    for family, code in codes:
+    families = {
+        "plain depth": [chain(depth) for depth in options.depths],
+        "DAGs": random_dags(options.dags, options.seed),
+        "DAGs without skips": random_dags(
+            options.dags_without_skips, options.seed, kinds="02"
+        ),
+    }
+    families = {family: codes for family, codes in families.items() if codes}
+    known = {}
+    if options.output and options.output.exists():
+        stored = json.loads(options.output.read_text())
+        if all(stored[key] == value for key, value in result.items()):
+            known = {row["code"]: row for row in stored["networks"]}
+    rows = {}
+    for code in dict.fromkeys(code for codes in families.values() for code in codes):
         start = time.perf_counter()
-        rows.append(compare(code, family, data, base_rate, options))
+        rows[code] = known.get(code) or compare(code, data, base_rate, options)
         print(f"{code}: {time.perf_counter() - start:.0f} s", flush=True)
-    summary = summarise(rows)
+        if options.output:
+            result["networks"] = list((known | rows).values())
+            options.output.write_text(json.dumps(result, indent=1) + "\n")
+    summary = summarise(families, rows)
     show(rows, summary)
-
-    kept = ("width", "batch_size", "steps", "measured", "seeds", "seed")
-    settings = {"dataset": name} | {key: getattr(options, key) for key in kept}
     if options.output:
-        result = {"settings": settings, "base_rate": base_rate, "rates": list(RATES)}
-        result |= {"summary": summary, "networks": rows}
+        result |= {"summary": summary, "networks": list(rows.values())}
         options.output.write_text(json.dumps(result, indent=1) + "\n")
     if options.plot:
         title = f"{name}, width {options.width}, {options.steps} steps of SGD"
-        plot(rows, summary, base_rate, title, options.plot)
+        plot(families, rows, summary, base_rate, title, options.plot)
     return summary
 
 
