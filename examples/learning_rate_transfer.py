@@ -49,24 +49,27 @@ def live_edges(code):
     return {edge: kind for edge, kind in edges.items() if alive.issuperset(edge)}
 
 
-def network(code, width, num_features, num_classes):
+def network(code, width, num_features, num_classes, published=False):
     """An MLP on a DAG of the paper's family, and its abstract parameters.
 
     A node is the sum of W relu(z) over its edges of kind 2 and of z over those of
-    kind 1. Edges that lead nowhere are left out.
+    kind 1; in the published code of relu(W x), and of x. Edges that lead nowhere are
+    left out.
     """
+    relu = jax.nn.relu
+    before, after = (lambda z: z, relu) if published else (relu, lambda z: z)
     edges = live_edges(code)
     last = code.count("_") + 1
 
     def fn(params, x):
-        nodes = {0: x @ params["stem"] + params["stem bias"]}
+        dense = lambda z, name: z @ params[name] + params[f"{name} bias"]
+        nodes = {0: after(dense(x, "stem"))}
         for (source, to), kind in sorted(edges.items(), key=lambda item: item[0][1]):
             z = nodes[source]
             if kind == "2":
-                name = f"{source}-{to}"
-                z = jax.nn.relu(z) @ params[name] + params[f"{name} bias"]
+                z = after(dense(before(z), f"{source}-{to}"))
             nodes[to] = nodes[to] + z if to in nodes else z
-        return jax.nn.relu(nodes[last]) @ params["head"] + params["head bias"]
+        return dense(before(nodes[last]), "head")
 
     sizes = {f"{s}-{t}": (width, width) for (s, t), k in edges.items() if k == "2"}
     sizes |= {"stem": (num_features, width), "head": (width, num_classes)}
@@ -80,6 +83,23 @@ def network(code, width, num_features, num_classes):
 def chain(depth):
     """The string of a plain network with that many layers, stem and head included."""
     return "_".join("0" * to + "2" for to in range(depth - 2))
+
+
+def weighted_cubes(code):
+    """Sum of depth cubed, a path's weight being its share of the second moment.
+
+    Each layer on it divides that by the in-degree of the node that it ends in, where
+    the initialisation is by the degree of the target.
+    """
+    edges = live_edges(code)
+    paths = {0: {2: 1.0}}  # {node: {depth, with stem and head: weight}}
+    for (source, to), kind in sorted(edges.items(), key=lambda item: item[0][1]):
+        in_degree = sum(edge[1] == to for edge in edges)
+        step, share = (1, 1 / in_degree) if kind == "2" else (0, 1.0)
+        there = paths.setdefault(to, {})
+        for depth, weight in paths[source].items():
+            there[depth + step] = there.get(depth + step, 0.0) + weight * share
+    return sum(weight * depth**3 for depth, weight in paths[max(paths)].items())
 
 
 def random_dags(number, seed, kinds="012"):
@@ -99,12 +119,14 @@ class Trial:
 
     def __init__(self, code, data, options):
         images, labels = data["train"]
-        self.fn, params = network(
-            code, options.width, images.shape[1], int(labels.max()) + 1
-        )
+        sizes = options.width, images.shape[1], int(labels.max()) + 1
+        self.fn, params = network(code, *sizes, options.published)
         self.arch = hp.trace_architecture(self.fn, params, images[:1])
         keys = jax.random.split(jax.random.key(options.seed), options.seeds)
-        self.starts = jax.vmap(lambda key: hp.initialize(key, params, self.arch))(keys)
+        words = {"degree": "source", "fan": "fan_out"} if options.published else {}
+        self.starts = jax.vmap(
+            lambda key: hp.initialize(key, params, self.arch, **words)
+        )(keys)
         self.data, self.options = data, options
 
     def loss(self, params, batch):
@@ -194,24 +216,35 @@ def compare(code, data, base_rate, options):
 
 
 def correlation(rows, key="predicted"):
-    """Pearson's r of predicted and found log learning rates."""
-    logs = np.log([[row[key], row["found"]] for row in rows]).T
-    return float(np.corrcoef(logs)[0, 1]) if np.ptp(logs, axis=1).all() else None
+    """Pearson's r of predicted and found log learning rates, and the slope."""
+    x, y = np.log([[row[key], row["found"]] for row in rows]).T
+    if not np.ptp(x) or not np.ptp(y):
+        return None, None
+    return float(np.corrcoef(x, y)[0, 1]), float(np.polyfit(x, y, 1)[0])
 
 
 def summarise(families, rows):
     """What the prediction is worth, in each family."""
     summary = {}
-    for family, codes in families.items():
+    everything = {"all": list(rows)} if len(families) > 1 else {}
+    for family, codes in (families | everything).items():
         part = [rows[code] for code in codes]
+        weighted = [
+            row | {"predicted": weighted_cubes(row["code"]) ** -0.5} for row in part
+        ]
+        r, slope = correlation(part)
+        weighted_r, weighted_slope = correlation(weighted)
         gap = lambda key, part=part: [
             row[f"{key}_found"] - row[f"{key}_predicted"] for row in part
         ]
         ratios = np.log2([row["predicted"] / row["found"] for row in part])
         summary[family] = {
             "networks": len(part),
-            "pearson_r": correlation(part),
-            "pearson_r_by_trace": correlation(part, "predicted_by_trace"),
+            "pearson_r": r,
+            "slope": slope,
+            "pearson_r_by_trace": correlation(part, "predicted_by_trace")[0],
+            "pearson_r_weighted": weighted_r,
+            "slope_weighted": weighted_slope,
             "mean_log2_ratio": float(ratios.mean()),
             "largest_log2_ratio": float(ratios[np.argmax(abs(ratios))]),
             "mean_accuracy_lost": float(np.mean(gap("accuracy"))),
@@ -231,15 +264,18 @@ def show(rows, summary):
             f"{row['accuracy_predicted']:.1%} | {row['accuracy_found']:.1%} |"
         )
     print(
-        "\n| family | networks | Pearson r | r, traced paths | predicted / found, "
-        "geometric mean | furthest | accuracy lost, mean | largest |"
+        "\n| family | networks | Pearson r | slope | r, traced paths | r, weighted "
+        "paths | slope | predicted / found, geometric mean | furthest | accuracy lost, "
+        "mean | largest |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|" + "---|" * 11)
+    names = ("pearson_r", "slope", "pearson_r_by_trace")
+    names += ("pearson_r_weighted", "slope_weighted")
     for family, row in summary.items():
-        text = lambda r: "-" if r is None else f"{r:.3f}"
+        numbers = ["-" if row[n] is None else f"{row[n]:.2f}" for n in names]
         print(
-            f"| {family} | {row['networks']} | {text(row['pearson_r'])} | "
-            f"{text(row['pearson_r_by_trace'])} | {2 ** row['mean_log2_ratio']:.2f} | "
+            f"| {family} | {row['networks']} | {' | '.join(numbers)} | "
+            f"{2 ** row['mean_log2_ratio']:.2f} | "
             f"{2 ** row['largest_log2_ratio']:.2f} | "
             f"{100 * row['mean_accuracy_lost']:.2f} points | "
             f"{100 * row['largest_accuracy_lost']:.2f} points |"
@@ -290,11 +326,16 @@ def main(arguments=None):
     parser.add_argument("--dags", type=int, default=10)
     parser.add_argument("--dags-without-skips", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="blocks and initialisation as in the authors' code",
+    )
     parser.add_argument("--output", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args(arguments)
     name, data = load(options)
-    kept = ("width", "batch_size", "steps", "measured", "seeds", "seed")
+    kept = ("width", "batch_size", "steps", "measured", "seeds", "seed", "published")
     settings = {"dataset": name} | {key: getattr(options, key) for key in kept}
 
     # 1. The search, on the shallowest network of the family.
