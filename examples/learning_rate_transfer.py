@@ -9,7 +9,7 @@ already, of the same settings, are not run again.
 
     python examples/learning_rate_transfer.py --data-dir ../shared/tfds \\
         --output benchmarks/learning_rate_transfer.json \\
-        --plot docs/learning_rate_transfer.svg
+        --plot docs/learning_rate_transfer.png
 
 Needs the extra `train`: pip install "hpfree-jax[train]".
 """
@@ -309,7 +309,7 @@ def plot(families, rows, summary, base_rate, title, path):
     ax.set_title(title, fontsize=10)
     ax.grid(alpha=0.3)
     ax.legend(loc="lower right")
-    figure.savefig(path)
+    figure.savefig(path, dpi=120)
 
 
 def main(arguments=None):

@@ -18,7 +18,7 @@ def example():
 
 
 def test_the_recipe_runs_end_to_end_and_reads_what_it_stored(example, tmp_path, capsys):
-    output, picture = tmp_path / "result.json", tmp_path / "plot.svg"
+    output, picture = tmp_path / "result.json", tmp_path / "plot.png"
     arguments = f"{OPTIONS} --depths 3 4 --dags 1 --dags-without-skips 0".split()
     arguments += ["--output", str(output), "--plot", str(picture)]
     summary = example["main"](arguments)
