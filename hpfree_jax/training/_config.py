@@ -100,12 +100,12 @@ class TrainConfig(ModelConfig):
             *("epochs", "batch_size", "log_every", "evaluate_every"),
             *("checkpoint_every", "steps_per_call"),
         )
-        if self.scale_learning_rate:
-            if "learning_rate" not in METHODS[self.method].settings:
-                raise UserError(
-                    f"`scale_learning_rate` does not apply to method {self.method}, "
-                    "which has no learning rate to scale; leave it out"
-                )
+        has_rate = "learning_rate" in METHODS[self.method].settings
+        if self.scale_learning_rate and not has_rate:
+            raise UserError(
+                f"`scale_learning_rate` does not apply to method {self.method}, "
+                "which has no learning rate to scale; leave it out"
+            )
         if not 0 <= self.seed < 2**32:
             raise UserError(f"`seed` must lie in [0, 2**32), got {self.seed}")
 

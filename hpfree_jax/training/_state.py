@@ -119,12 +119,11 @@ def learning_rate_factor(arch: hp.Architecture) -> float:
       UserError: if no path leads through a layer.
     """
     sizes = [max(layer.kernel_size) for layer in arch.layers if layer.kernel_size]
+    size = max(sizes, default=3)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            factor = hp.scale_learning_rate(
-                1.0, arch, kernel_size=max(sizes, default=3)
-            )
+            factor = hp.scale_learning_rate(1.0, arch, kernel_size=size)
     except ValueError as error:
         raise UserError(f"`scale_learning_rate`: {error}") from error
     for warning in caught:
