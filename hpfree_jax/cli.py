@@ -27,7 +27,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(args: list[str]) -> int:
-    commands = {"train": (_train, "train a network on real data")}
+    commands = {
+        "train": (_train, "train a network on real data"),
+        "architecture": (_architecture, "print and draw the graph of a network"),
+    }
     if not args or args[0] in ("-h", "--help"):
         print("usage: hpfree COMMAND [options]\n\ncommands:")
         for name, (_, text) in commands.items():
@@ -46,6 +49,12 @@ def _train(args: list[str]) -> int:
     from hpfree_jax.training._command import run_command
 
     return run_command(args)
+
+
+def _architecture(args: list[str]) -> int:
+    from hpfree_jax.training._architecture_command import run_architecture
+
+    return run_architecture(args)
 
 
 def _fail(message: str) -> int:

@@ -23,6 +23,8 @@ class DatasetEntry(NamedTuple):
 
     prepared_builder: Callable[[Path], Any]
     description: str  # one line for the help text
+    input_shape: tuple[int, int, int]  # of one image, known without reading any
+    num_classes: int
 
 
 def _prepared_digits(data_dir: Path) -> Any:
@@ -63,13 +65,22 @@ def _prepared_official(name: str) -> Callable[[Path], Any]:
 
 DATASETS: dict[str, DatasetEntry] = {
     "digits": DatasetEntry(
-        _prepared_digits, "1,797 grey images of 8 x 8 pixels, no download"
+        _prepared_digits,
+        "1,797 grey images of 8 x 8 pixels, no download",
+        (8, 8, 1),
+        10,
     ),
     "mnist": DatasetEntry(
-        _prepared_official("mnist"), "70,000 grey images of 28 x 28 pixels"
+        _prepared_official("mnist"),
+        "70,000 grey images of 28 x 28 pixels",
+        (28, 28, 1),
+        10,
     ),
     "cifar10": DatasetEntry(
-        _prepared_official("cifar10"), "60,000 coloured images of 32 x 32 pixels"
+        _prepared_official("cifar10"),
+        "60,000 coloured images of 32 x 32 pixels",
+        (32, 32, 3),
+        10,
     ),
 }
 

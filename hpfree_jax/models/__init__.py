@@ -1,7 +1,10 @@
 """Models in Flax NNX, and the table of them that the command line reads."""
 
+from hpfree_jax.models._dag_networks import DagCNN as DagCNN
+from hpfree_jax.models._dag_networks import DagMLP as DagMLP
 from hpfree_jax.models._fcn import FCN as FCN
 from hpfree_jax.models._lenet import LeNet5 as LeNet5
 from hpfree_jax.models._registry import MODELS as MODELS
 from hpfree_jax.models._registry import Model as Model
 from hpfree_jax.models._registry import build_model as build_model
+from hpfree_jax.models._tiny_network import TinyNetwork as TinyNetwork

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from hpfree_jax._user_input import UserError, choose_settings, look_up
+from hpfree_jax.models._dag_networks import DagCNN, DagMLP
 from hpfree_jax.models._fcn import FCN
 from hpfree_jax.models._lenet import SIZE, LeNet5
+from hpfree_jax.models._tiny_network import TinyNetwork, check_image
 
 
 class Model(NamedTuple):
@@ -37,6 +39,25 @@ def _build_lenet5(input_shape, num_classes, **settings):
     return LeNet5(num_classes, input_shape[-1], **settings)
 
 
+def _build_dag_mlp(input_shape, num_classes, **settings):
+    return DagMLP(math.prod(input_shape), num_classes=num_classes, **settings)
+
+
+def _build_dag_cnn(input_shape, num_classes, **settings):
+    if len(input_shape) != 3:
+        raise ValueError(
+            f"it takes images (height, width, channels), not the shape {input_shape}."
+        )
+    return DagCNN(input_shape[-1], num_classes=num_classes, **settings)
+
+
+def _build_tiny_network(input_shape, num_classes, **settings):
+    check_image(input_shape)
+    return TinyNetwork(input_shape[-1], num_classes=num_classes, **settings)
+
+
+_DAG = {"dag": "2_02_002", "bias": True, "pre_activation": False}
+
 MODELS: dict[str, Model] = {
     "fcn": Model(
         _build_fcn,
@@ -47,6 +68,19 @@ MODELS: dict[str, Model] = {
         _build_lenet5,
         {"bias": True},
         "LeCun et al. 1998, Gradient-Based Learning Applied to Document Recognition",
+    ),
+    "dag_mlp": Model(
+        _build_dag_mlp, {**_DAG, "width": 256}, "dense DAG, arXiv 2402.17440"
+    ),
+    "dag_cnn": Model(
+        _build_dag_cnn,
+        {**_DAG, "channels": 64, "kernel_size": 3},
+        "convolutional DAG, arXiv 2402.17440",
+    ),
+    "tiny_network": Model(
+        _build_tiny_network,
+        {"cell": "3_33_133", "channels": 16, "cells": 5, "bias": True, "affine": True},
+        "NAS-Bench-201, arXiv 2001.00326",
     ),
 }
 

@@ -1,15 +1,12 @@
 """``hpfree train``: from command-line arguments to a run and an exit code."""
 
-import contextlib
 import dataclasses
-import io
-import re
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax.training._arguments import parse_arguments
 from hpfree_jax.training._config import TrainConfig
 from hpfree_jax.training._run_directory import RunDirectory
 from hpfree_jax.training._train import TrainResult, resume, resume_command, train
@@ -17,8 +14,6 @@ from hpfree_jax.training._train import TrainResult, resume, resume_command, trai
 PROGRAM = "hpfree train"
 INTERRUPTED = 130
 _FIELDS = [field.name for field in dataclasses.fields(TrainConfig)]
-# tyro wants a value for an option that can also be None.
-_BIAS_FLAGS = {"--bias": "--bias=True", "--no-bias": "--bias=False"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +36,13 @@ def run_command(args: list[str]) -> int:
       UserError: for everything that the user can mend.
       DivergedError: if the loss becomes infinite or NaN.
     """
-    command = _parse(args, TrainCommand())
+    command = parse_arguments(args, TrainCommand(), PROGRAM)
     if command.resume is None:
         result = train(_config(command))
     else:
         # Parsed again over the settings of the run: what differs was asked for.
         stored = RunDirectory(command.resume).read_config()
-        command = _parse(args, TrainCommand(**vars(stored)))
+        command = parse_arguments(args, TrainCommand(**vars(stored)), PROGRAM)
         result = resume(command.resume or Path(), vars(_config(command)))
     _print_result(result)
     return INTERRUPTED if result.interrupted else 0
@@ -55,32 +50,6 @@ def run_command(args: list[str]) -> int:
 
 def _config(command: TrainCommand) -> TrainConfig:
     return TrainConfig(**{name: getattr(command, name) for name in _FIELDS})
-
-
-def _parse(args: list[str], default: TrainCommand) -> TrainCommand:
-    """Parses by tyro, whose framed errors of several lines become one line."""
-    args = [_BIAS_FLAGS.get(arg, arg) for arg in args]
-    shown = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(shown):
-            return tyro.cli(TrainCommand, prog=PROGRAM, args=args, default=default)
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-        text = _unframed(shown.getvalue())
-        raise UserError(f"{text}; {PROGRAM} --help lists the options") from None
-
-
-def _unframed(text: str) -> str:
-    """The message in a frame that tyro drew, without its title and help text.
-
-    >>> _unframed("╭─ Title ─╮ │ Bad │ │ option │ │ ──── │ │ Help │ ╰────╯")
-    'Bad option'
-    """
-    text = re.sub(r"╭.*?╮|╰.*?╯", "", text, flags=re.DOTALL)
-    message, *help_text = re.split(r"─+", " ".join(text.replace("│", " ").split()))
-    hint = re.search(r"Perhaps you meant: *(\S+)", " ".join(help_text))
-    return message.strip() + (f" (did you mean {hint[1]}?)" if hint else "")
 
 
 def _print_result(result: TrainResult) -> None:

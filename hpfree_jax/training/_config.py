@@ -5,18 +5,14 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
 from hpfree_jax._user_input import UserError, look_up
-from hpfree_jax.data import DATASETS
-from hpfree_jax.models import MODELS
 from hpfree_jax.training._losses import LOSSES
+from hpfree_jax.training._model_config import ModelConfig, check_positive, option
 from hpfree_jax.training._optimizers import METHODS, depends_on_total_steps
 from hpfree_jax.training._schedules import SCHEDULES
 
-INITS = ("agd", "default")
+INITS = ("principled", "agd", "default")
 
-MODEL_SETTINGS = ("depth", "width", "bias")
 METHOD_SETTINGS = (
     *("gain", "momentum", "learning_rate", "schedule"),
     *("warmup_fraction", "weight_decay"),
@@ -28,71 +24,59 @@ RESUMABLE = (
 )
 
 
-def _option(help: str, names: Any = ()) -> Any:
-    choices = f" One of: {', '.join(names)}." if names else ""
-    return tyro.conf.arg(help=help + choices)
-
-
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(ModelConfig):
     """Trains a network and writes metrics, curves and checkpoints to a directory.
 
     None stands for a default that depends on other settings, or for not given.
     """
 
-    dataset: Annotated[str, _option("Data to train on.", DATASETS)] = "digits"
-    model: Annotated[str, _option("Network.", MODELS)] = "fcn"
-    method: Annotated[str, _option("Training method.", METHODS)] = "agd"
-    loss: Annotated[str, _option("Loss.", LOSSES)] = "square"
-    epochs: Annotated[int, _option("Passes over the training data.")] = 30
-    batch_size: Annotated[int, _option("Examples in a step.")] = 64
-    seed: Annotated[int, _option("Seed of the weights and of the order of data.")] = 0
+    method: Annotated[str, option("Training method.", METHODS)] = "agd"
+    loss: Annotated[str, option("Loss.", LOSSES)] = "square"
+    epochs: Annotated[int, option("Passes over the training data.")] = 30
+    batch_size: Annotated[int, option("Examples in a step.")] = 64
+    seed: Annotated[int, option("Seed of the weights and of the order of data.")] = 0
 
-    depth: Annotated[int | None, _option("fcn: number of weight matrices.")] = None
-    width: Annotated[int | None, _option("fcn: units in a hidden layer.")] = None
-    bias: Annotated[bool | None, _option("Biases; None: as the model has it.")] = None
     init: Annotated[
-        str | None, _option("Weights; None: what belongs to the method.", INITS)
+        str | None, option("Weights; None: what belongs to the method.", INITS)
     ] = None
 
-    gain: Annotated[float | None, _option("agd: factor of its updates.")] = None
-    momentum: Annotated[float | None, _option("agd, sgd: decay of the average.")] = None
+    gain: Annotated[float | None, option("agd: factor of its updates.")] = None
+    momentum: Annotated[float | None, option("agd, sgd: decay of the average.")] = None
     learning_rate: Annotated[
-        float | None, _option("The optax methods: largest learning rate.")
+        float | None, option("The optax methods: largest learning rate.")
     ] = None
+    scale_learning_rate: Annotated[
+        bool, option("The optax methods: multiply the rate by the model's factor.")
+    ] = False
     schedule: Annotated[
-        str | None, _option("The optax methods: shape of the rate.", SCHEDULES)
+        str | None, option("The optax methods: shape of the rate.", SCHEDULES)
     ] = None
     warmup_fraction: Annotated[
-        float | None, _option("The optax methods: share of the steps that warm up.")
+        float | None, option("The optax methods: share of the steps that warm up.")
     ] = None
-    weight_decay: Annotated[float | None, _option("adamw, nadamw: decay.")] = None
+    weight_decay: Annotated[float | None, option("adamw, nadamw: decay.")] = None
 
     data_dir: Annotated[
         Path | None,
-        _option("TFDS directory; None: $TFDS_DATA_DIR or ~/tensorflow_datasets."),
+        option("TFDS directory; None: $TFDS_DATA_DIR or ~/tensorflow_datasets."),
     ] = None
     output_dir: Annotated[
         Path | None,
-        _option("Directory of the run, new; None: runs/DATASET-MODEL-METHOD-TIME."),
+        option("Directory of the run, new; None: runs/DATASET-MODEL-METHOD-TIME."),
     ] = None
-    log_every: Annotated[int, _option("Steps between two lines of metrics.")] = 50
-    evaluate_every: Annotated[int, _option("Epochs between two evaluations.")] = 1
-    checkpoint_every: Annotated[int, _option("Epochs between two checkpoints.")] = 1
+    log_every: Annotated[int, option("Steps between two lines of metrics.")] = 50
+    evaluate_every: Annotated[int, option("Epochs between two evaluations.")] = 1
+    checkpoint_every: Annotated[int, option("Epochs between two checkpoints.")] = 1
     steps_per_call: Annotated[
         int | None,
-        _option("Steps in one compiled call; None: 1 on a CPU, else `log_every`."),
+        option("Steps in one compiled call; None: 1 on a CPU, else `log_every`."),
     ] = None
 
     def __post_init__(self) -> None:
         for name in ("data_dir", "output_dir"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
-
-    @property
-    def model_settings(self) -> dict[str, Any]:
-        """The settings of models; None where not given."""
-        return {name: getattr(self, name) for name in MODEL_SETTINGS}
 
     @property
     def method_settings(self) -> dict[str, Any]:
@@ -106,18 +90,22 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises UserError for what can be seen to be wrong without any data."""
-        look_up("dataset", self.dataset, DATASETS)
-        look_up("model", self.model, MODELS)
+        super().check()
         look_up("method", self.method, METHODS)
         look_up("loss", self.loss, LOSSES)
         if self.init is not None:
             look_up("init", self.init, dict.fromkeys(INITS))
-        positive = ["epochs", "batch_size", "log_every", "evaluate_every"]
-        positive += ["checkpoint_every"]
-        for name in [*positive, "steps_per_call", "depth", "width"]:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"`{name}` must be at least 1, got {value}")
+        check_positive(
+            self,
+            *("epochs", "batch_size", "log_every", "evaluate_every"),
+            *("checkpoint_every", "steps_per_call"),
+        )
+        has_rate = "learning_rate" in METHODS[self.method].settings
+        if self.scale_learning_rate and not has_rate:
+            raise UserError(
+                f"`scale_learning_rate` does not apply to method {self.method}, "
+                "which has no learning rate to scale; leave it out"
+            )
         if not 0 <= self.seed < 2**32:
             raise UserError(f"`seed` must lie in [0, 2**32), got {self.seed}")
 

@@ -23,6 +23,7 @@ class Method(NamedTuple):
     settings: Mapping[str, Any]  # what can be chosen, and the defaults
     init: str  # the initialisation that belongs to the method, a key of INITS
     reference: str  # one line for the help text
+    uses_layout: bool = False  # whether build takes the model's layout too
 
 
 _SCHEDULE = {"learning_rate": 1e-3, "schedule": "constant", "warmup_fraction": 0.0}
@@ -44,14 +45,14 @@ def _scheduled(factory: Callable[..., optax.GradientTransformation]):
     return build
 
 
-def _build_agd(total_steps, gain, momentum):
+def _build_agd(total_steps, gain, momentum, layout):
     del total_steps  # AGD has no horizon
-    return hp.agd(gain, momentum=momentum)
+    return hp.agd(gain, layout, momentum=momentum)
 
 
 METHODS: dict[str, Method] = {
     "agd": Method(
-        _build_agd, {"gain": 1.0, "momentum": 0.0}, "agd", "arXiv 2304.05187"
+        _build_agd, {"gain": 1.0, "momentum": 0.0}, "agd", "arXiv 2304.05187", True
     ),
     "sgd": Method(
         _scheduled(optax.sgd),
@@ -76,7 +77,12 @@ METHODS: dict[str, Method] = {
 
 
 def build_optimizer(
-    name: str, settings: Mapping[str, Any] | None = None, *, total_steps: int
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    total_steps: int,
+    layout: hp.Layout | None = None,
+    learning_rate_factor: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Builds an optimizer of the table.
 
@@ -84,6 +90,8 @@ def build_optimizer(
       name: a key of :data:`METHODS`.
       settings: the method's own settings, such as ``gain``; None values are defaults.
       total_steps: updates in the whole training, which schedules need.
+      layout: of the parameters, for AGD; None infers it from their names.
+      learning_rate_factor: what the learning rate is multiplied by, if there is one.
 
     Raises:
       UserError: if there is no such method, if it does not take a setting (AGD has no
@@ -99,6 +107,10 @@ def build_optimizer(
         value = chosen.get(key, 0.0)
         if not 0 <= value < (1 if key == "momentum" else math.inf):
             raise UserError(f"`{key}` {value} is out of range; take 0 to turn it off")
+    if "learning_rate" in chosen:
+        chosen["learning_rate"] *= learning_rate_factor
+    if method.uses_layout:
+        chosen["layout"] = layout
     try:
         return optax.with_extra_args_support(method.build(total_steps, **chosen))
     except ValueError as error:

@@ -1,5 +1,6 @@
 """What a training run carries from step to step, and how it begins."""
 
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -9,11 +10,12 @@ from flax import nnx
 from jaxtyping import Array, Int, PyTree
 
 import hpfree_jax as hp
-from hpfree_jax._user_input import UserError
+from hpfree_jax._user_input import UserError, look_up
 from hpfree_jax.data import Dataset
 from hpfree_jax.models import build_model
 from hpfree_jax.training._config import TrainConfig
-from hpfree_jax.training._optimizers import build_optimizer
+from hpfree_jax.training._model_config import trace_model
+from hpfree_jax.training._optimizers import METHODS, build_optimizer
 
 
 class TrainState(NamedTuple):
@@ -54,21 +56,41 @@ def start(config: TrainConfig, dataset: Dataset) -> tuple[Task, TrainState]:
             f"training examples of {dataset.name}; take at most {num_examples}"
         )
     params_key, order_key = jax.random.split(jax.random.key(config.seed))
-    init = {}
-    if config.chosen_init == "agd":
-        init["kernel_init"] = hp.initializers.scaled_orthogonal()
     model = build_model(
         config.model,
         dataset.input_shape,
         dataset.num_classes,
         config.model_settings,
         rngs=nnx.Rngs(params_key),
-        **init,
     )
+    method = look_up("method", config.method, METHODS)
+    layout, factor = None, 1.0
+    if (
+        method.uses_layout
+        or config.chosen_init != "default"
+        or config.scale_learning_rate
+    ):
+        arch = trace_model(config.model, model, dataset.input_shape)
+        try:
+            if config.chosen_init != "default":
+                params = nnx.state(model, nnx.Param)
+                key = jax.random.fold_in(params_key, 0)
+                drawn = hp.initialize(key, params, arch, config.chosen_init)
+                nnx.update(model, drawn)
+            if method.uses_layout:
+                layout = arch.layout(nnx.state(model, nnx.Param))
+        except ValueError as error:
+            raise UserError(f"model {config.model}: {error}") from error
+        if config.scale_learning_rate:
+            factor = learning_rate_factor(arch)
+            base = config.learning_rate or method.settings["learning_rate"]
+            print(f"learning rate: {base:g}, scaled to {base * factor:g}", flush=True)
     optimizer = build_optimizer(
         config.method,
         config.method_settings,
         total_steps=config.epochs * (num_examples // config.batch_size),
+        layout=layout,
+        learning_rate_factor=factor,
     )
     model.train()
     train_graph, params, model_state = nnx.split(model, nnx.Param, ...)
@@ -85,3 +107,25 @@ def start(config: TrainConfig, dataset: Dataset) -> tuple[Task, TrainState]:
     )
     state = TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state)
     return task, state
+
+
+def learning_rate_factor(arch: hp.Architecture) -> float:
+    """What the rate of a base network is multiplied by, for an architecture.
+
+    The kernel size is that of the largest kernels, 3 where there is no convolution.
+    A warning that the factor is very small becomes a printed note.
+
+    Raises:
+      UserError: if no path leads through a layer.
+    """
+    sizes = [max(layer.kernel_size) for layer in arch.layers if layer.kernel_size]
+    size = max(sizes, default=3)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            factor = hp.scale_learning_rate(1.0, arch, kernel_size=size)
+    except ValueError as error:
+        raise UserError(f"`scale_learning_rate`: {error}") from error
+    for warning in caught:
+        print(f"note: {warning.message}", flush=True)
+    return factor
