@@ -7,6 +7,7 @@ import numpy as np
 
 from hpfree_jax._user_input import UserError
 from hpfree_jax.training._state import TrainState
+from hpfree_jax.training._steps import METRICS
 
 
 class Checkpoints:
@@ -73,8 +74,24 @@ class Checkpoints:
           like: a state of the structure, shapes and dtypes that are expected.
 
         Raises:
-          UserError: if the stored arrays are others, naming the first that differs.
+          UserError: if the stored arrays are others, naming the first that differs, or
+            if the files are damaged, saying where the run can continue without them.
         """
+        try:
+            return self._restore(step, like)
+        except UserError:
+            raise
+        except Exception as error:  # whatever Orbax, TensorStore and JSON stumble over
+            older = [other for other in self._manager.all_steps() if other < step]
+            action = f"continue from step {max(older)}" if older else "begin at step 0"
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"the checkpoint {self.path(step)} is damaged "
+                f"({type(error).__name__}: {reason}); move it out of {self.folder} "
+                f"to {action}"
+            ) from error
+
+    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, np.ndarray]:
         args = self._ocp.args
         expected = _named(like)
         found = self._manager.item_metadata(step)["state"]
@@ -92,7 +109,9 @@ class Checkpoints:
         leaves = [restored["state"][name] for name in expected]
         state = jax.tree.unflatten(jax.tree.structure(like), leaves)
         pending = np.array(restored["pending"]["metrics"], np.float32)
-        return state, pending
+        if int(state.step) != step:
+            raise ValueError(f"it holds the state after step {int(state.step)}")
+        return state, pending.reshape(-1, len(METRICS))
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:
