@@ -1,5 +1,6 @@
 """Checkpoints of a training run, with Orbax."""
 
+import sys
 from pathlib import Path
 
 import jax
@@ -77,8 +78,12 @@ class Checkpoints:
           UserError: if the stored arrays are others, naming the first that differs, or
             if the files are damaged, saying where the run can continue without them.
         """
+        previous_hook = sys.unraisablehook
+        sys.unraisablehook = _without_late_reads(previous_hook)
         try:
-            return self._restore(step, like)
+            restored = self._restore(step, like)
+            sys.unraisablehook = previous_hook  # after a failure, reads still end
+            return restored
         except UserError:
             raise
         except Exception as error:  # whatever Orbax, TensorStore and JSON stumble over
@@ -112,6 +117,20 @@ class Checkpoints:
         if int(state.step) != step:
             raise ValueError(f"it holds the state after step {int(state.step)}")
         return state, pending.reshape(-1, len(METRICS))
+
+
+def _without_late_reads(hook):
+    """Hides reads that end after another has failed and Orbax's event loop is closed.
+
+    Python would print a traceback for each of them, beside the error itself.
+    """
+
+    def report(unraisable):
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and "loop is closed" in str(error)):
+            hook(unraisable)
+
+    return report
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:
