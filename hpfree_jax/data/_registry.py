@@ -95,7 +95,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
 
     Raises:
       UserError: if there is no such dataset or directory, or if the data is not
-        there and cannot be downloaded.
+        there and cannot be downloaded, or is damaged.
     """
     entry = look_up("dataset", name, DATASETS)
     if data_dir is not None and not Path(data_dir).expanduser().is_dir():
@@ -113,10 +113,15 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
             test_images, test_labels = _read(builder, "test")
     except UserError:
         raise
-    except (OSError, ValueError, NotImplementedError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever TFDS and array_record make of damaged files
+        reason = " ".join(str(error).split())[:200]
+        stored = folder / name
+        remedy = f"remove {stored} to prepare it anew, or " if stored.exists() else ""
         raise UserError(
             f"dataset {name} cannot be stored in or read from {folder} as array_record "
-            f"({type(error).__name__}: {error}); choose another --data-dir"
+            f"({type(error).__name__}: {reason}); {remedy}choose another --data-dir"
         ) from error
     mean, std = pixel_statistics(train_images)
     return Dataset(

@@ -11,6 +11,7 @@ from hpfree_jax.training._schedules import SCHEDULES as SCHEDULES
 from hpfree_jax.training._schedules import make_schedule as make_schedule
 from hpfree_jax.training._state import TrainState as TrainState
 from hpfree_jax.training._train import DivergedError as DivergedError
+from hpfree_jax.training._train import StoppedError as StoppedError
 from hpfree_jax.training._train import TrainResult as TrainResult
 from hpfree_jax.training._train import resume as resume
 from hpfree_jax.training._train import train as train

@@ -1,5 +1,6 @@
 """Checkpoints of a training run, with Orbax."""
 
+import sys
 from pathlib import Path
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 
 from hpfree_jax._user_input import UserError
 from hpfree_jax.training._state import TrainState
+from hpfree_jax.training._steps import METRICS
 
 
 class Checkpoints:
@@ -73,8 +75,28 @@ class Checkpoints:
           like: a state of the structure, shapes and dtypes that are expected.
 
         Raises:
-          UserError: if the stored arrays are others, naming the first that differs.
+          UserError: if the stored arrays are others, naming the first that differs, or
+            if the files are damaged, saying where the run can continue without them.
         """
+        previous_hook = sys.unraisablehook
+        sys.unraisablehook = _without_late_reads(previous_hook)
+        try:
+            restored = self._restore(step, like)
+            sys.unraisablehook = previous_hook  # after a failure, reads still end
+            return restored
+        except UserError:
+            raise
+        except Exception as error:  # whatever Orbax, TensorStore and JSON stumble over
+            older = [other for other in self._manager.all_steps() if other < step]
+            action = f"continue from step {max(older)}" if older else "begin at step 0"
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"the checkpoint {self.path(step)} is damaged "
+                f"({type(error).__name__}: {reason}); move it out of {self.folder} "
+                f"to {action}"
+            ) from error
+
+    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, np.ndarray]:
         args = self._ocp.args
         expected = _named(like)
         found = self._manager.item_metadata(step)["state"]
@@ -92,7 +114,23 @@ class Checkpoints:
         leaves = [restored["state"][name] for name in expected]
         state = jax.tree.unflatten(jax.tree.structure(like), leaves)
         pending = np.array(restored["pending"]["metrics"], np.float32)
-        return state, pending
+        if int(state.step) != step:
+            raise ValueError(f"it holds the state after step {int(state.step)}")
+        return state, pending.reshape(-1, len(METRICS))
+
+
+def _without_late_reads(hook):
+    """Hides reads that end after another has failed and Orbax's event loop is closed.
+
+    Python would print a traceback for each of them, beside the error itself.
+    """
+
+    def report(unraisable):
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and "loop is closed" in str(error)):
+            hook(unraisable)
+
+    return report
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:

@@ -9,7 +9,13 @@ import tyro
 from hpfree_jax.training._arguments import parse_arguments
 from hpfree_jax.training._config import TrainConfig
 from hpfree_jax.training._run_directory import RunDirectory
-from hpfree_jax.training._train import TrainResult, resume, resume_command, train
+from hpfree_jax.training._train import (
+    StoppedError,
+    TrainResult,
+    resume,
+    resume_command,
+    train,
+)
 
 PROGRAM = "hpfree train"
 INTERRUPTED = 130
@@ -38,12 +44,18 @@ def run_command(args: list[str]) -> int:
     """
     command = parse_arguments(args, TrainCommand(), PROGRAM)
     if command.resume is None:
-        result = train(_config(command))
+        run = lambda: train(_config(command))
     else:
         # Parsed again over the settings of the run: what differs was asked for.
         stored = RunDirectory(command.resume).read_config()
         command = parse_arguments(args, TrainCommand(**vars(stored)), PROGRAM)
-        result = resume(command.resume or Path(), vars(_config(command)))
+        run = lambda: resume(command.resume or Path(), vars(_config(command)))
+    try:
+        result = run()
+    except StoppedError as stop:
+        print("stopped at once; what was saved before stays; to continue:")
+        print(f"  {resume_command(stop.directory)}", flush=True)
+        return INTERRUPTED
     _print_result(result)
     return INTERRUPTED if result.interrupted else 0
 

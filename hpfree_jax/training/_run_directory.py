@@ -1,20 +1,30 @@
 """The directory of a run: what is in it, and that nothing in it is overwritten."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
 import json
 import platform
 import sys
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 import hpfree_jax as hp
 from hpfree_jax._user_input import UserError
 from hpfree_jax.training._config import TrainConfig, from_json, to_json
 from hpfree_jax.training._metrics import MetricsFile
+
+LOCK = ".lock"  # name of the file that a training process locks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +59,54 @@ class RunDirectory:
             raise UserError(
                 f"`output_dir` {self.path} is a file; choose another directory"
             )
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and any(p.name != LOCK for p in self.path.iterdir()):
             raise UserError(
                 f"`output_dir` {self.path} is not empty and nothing is overwritten; "
                 f"choose another directory, or continue it with --resume {self.path}"
             )
 
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes out of the directory while the block runs.
+
+        The kernel gives the lock back however the process ends, so the file that stays
+        behind means nothing. Where there are no such locks (Windows, some network file
+        systems), this does nothing.
+
+        Raises:
+          UserError: if another process holds it, or the directory cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / LOCK).open("a")
+        except OSError as error:
+            raise UserError(
+                f"the run directory {self.path} cannot be written ({error}); choose "
+                "another --output-dir, or make it writable"
+            ) from error
+        with file:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"another process is training in {self.path}; wait for its end or "
+                    "stop it, then try again"
+                ) from error
+            except OSError:
+                pass
+            yield
+
     def read_config(self) -> TrainConfig:
         """Returns the configuration of the run that is here, or raises UserError."""
         try:
             stored = json.loads(self.config_file.read_text())
-            return from_json(stored["config"], str(self.config_file))
+            for key, kind in (("config", dict), ("versions", dict), ("sessions", list)):
+                if not isinstance(stored[key], kind):
+                    raise TypeError(f"`{key}` is no {kind.__name__}")
+            config = from_json(stored["config"], str(self.config_file))
+            _check_types(config)
+            return config
         except FileNotFoundError as error:
             raise UserError(
                 f"`resume` {self.path} holds no run (no {self.config_file.name}); give "
@@ -118,6 +165,15 @@ class RunDirectory:
         aside = self.path / (name + ".tmp")
         aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
         aside.replace(self.path / name)
+
+
+def _check_types(config: TrainConfig) -> None:
+    for name, hint in typing.get_type_hints(TrainConfig).items():
+        value, kinds = getattr(config, name), typing.get_args(hint) or (hint,)
+        # Exact, since a bool is an int; a path and a whole number come as subtypes.
+        fits = type(value) in kinds or (Path in kinds and isinstance(value, Path))
+        if not fits and not (float in kinds and type(value) is int):
+            raise TypeError(f"`{name}` cannot be {value!r}")
 
 
 def default_directory(config: TrainConfig) -> Path:

@@ -1,9 +1,12 @@
 """A whole training run: new, or resumed."""
 
+import contextlib
 import dataclasses
+import math
+import os
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,11 @@ import jax
 import numpy as np
 
 from hpfree_jax._user_input import UserError
-from hpfree_jax.data import load_dataset
+from hpfree_jax.data import Dataset, load_dataset
 from hpfree_jax.training._checkpoints import Checkpoints
 from hpfree_jax.training._config import TrainConfig, check_resumable
 from hpfree_jax.training._curves import plot_curves
+from hpfree_jax.training._interrupt import Interrupt
 from hpfree_jax.training._loop import NonFiniteLoss, run_loop
 from hpfree_jax.training._run_directory import RunDirectory, default_directory
 from hpfree_jax.training._state import Task, TrainState, start
@@ -42,17 +46,20 @@ def train(config: TrainConfig) -> TrainResult:
     Raises:
       UserError: if something in the configuration is impossible; nothing is written.
       DivergedError: if the loss becomes infinite or NaN; what was saved stays.
+      StoppedError: if Ctrl-C ends the run while it is not between two steps.
     """
     begin = time.perf_counter()
     config.check()
     directory = RunDirectory(config.output_dir or default_directory(config))
     directory.check_is_new()
     dataset = load_dataset(config.dataset, config.data_dir)
-    task, state = start(config, dataset)
-    directory.write_config(config, first_step=0)
-    directory.metrics.path.touch()
-    with Checkpoints(directory.checkpoints) as checkpoints:
-        return _run(config, directory, checkpoints, task, state, _NO_METRICS, begin)
+    task, state = _start(config, dataset)
+    with directory.lock(), _resumable(directory):
+        directory.check_is_new()  # again: another process may have been first
+        directory.write_config(config, first_step=0)
+        directory.metrics.path.touch()
+        with Checkpoints(directory.checkpoints) as checkpoints:
+            return _run(config, directory, checkpoints, task, state, _NO_METRICS, begin)
 
 
 def resume(
@@ -65,8 +72,10 @@ def resume(
       changes: settings to change; only those that change no step already made.
 
     Raises:
-      UserError: if there is no run, if it is finished, or if a change is impossible.
+      UserError: if there is no run, if it is finished or damaged, if another process
+        trains in its directory, or if a change is impossible.
       DivergedError: as in :func:`train`.
+      StoppedError: as in :func:`train`.
     """
     begin = time.perf_counter()
     run = RunDirectory(Path(directory))
@@ -74,8 +83,13 @@ def resume(
     config = dataclasses.replace(stored, **(changes or {}))
     config.check()
     check_resumable(stored, config)
+    with run.lock(), _resumable(run):
+        return _continue(run, stored, config, begin)
+
+
+def _continue(run: RunDirectory, stored, config: TrainConfig, begin) -> TrainResult:
     dataset = load_dataset(config.dataset, config.data_dir)
-    task, state = start(config, dataset)
+    task, state = _start(config, dataset)
     with Checkpoints(run.checkpoints) as checkpoints:
         step, pending = checkpoints.latest() or 0, _NO_METRICS
         if step:
@@ -100,6 +114,79 @@ class DivergedError(UserError):
     """The loss became infinite or NaN; the message says when and what is saved."""
 
 
+class StoppedError(KeyboardInterrupt):
+    """Ctrl-C came where nothing could be saved; what was saved before stays.
+
+    Attributes:
+      directory: of the run, which can be resumed.
+    """
+
+    def __init__(self, directory: Path):
+        super().__init__(f"stopped at once; to continue: {resume_command(directory)}")
+        self.directory = directory
+
+
+@contextlib.contextmanager
+def _resumable(run: RunDirectory) -> Iterator[None]:
+    """Makes an interruption say which run can be continued, if there is one."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not run.config_file.exists():
+            raise
+        raise StoppedError(run.path) from error
+
+
+@contextlib.contextmanager
+def _enough_memory(config: TrainConfig) -> Iterator[None]:
+    """Turns what Python, NumPy and JAX raise of impossible sizes into one error."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (MemoryError, NotImplementedError, OverflowError) as error:
+        raise _too_large(config, error) from error
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise _too_large(config, error) from error
+
+
+def _start(config: TrainConfig, dataset: Dataset) -> tuple[Task, TrainState]:
+    """Begins like :func:`start`, but only what fits into the machine's memory.
+
+    Asked first by the shapes alone: of some sizes XLA does not raise, it aborts.
+    """
+    with _enough_memory(config):
+        if (config.width or 0) >= 2**31:
+            raise OverflowError(f"width {config.width} is not below 2**31")
+        shapes = jax.eval_shape(lambda: start(config, dataset)[1])
+        leaves = jax.tree.leaves(shapes)
+        size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+        if size > (memory := _memory()):
+            gigabytes = f"{size / 1e9:,.1f} GB of {memory / 1e9:,.1f} GB"
+            raise MemoryError(f"the weights and the method's state take {gigabytes}")
+        return start(config, dataset)
+
+
+def _memory() -> float:
+    """Bytes of memory of the machine; infinity where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return math.inf
+
+
+def _too_large(config: TrainConfig, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    sizes = [f"`{name}`" for name in ("width", "depth") if getattr(config, name)]
+    return UserError(
+        f"model {config.model} is too large for this machine "
+        f"({type(error).__name__}: {reason}); make {', '.join(sizes)}"
+        f"{' or ' if sizes else ''}`batch_size` smaller"
+    )
+
+
 def resume_command(directory: Path) -> str:
     """The command that continues a run."""
     return f"hpfree train --resume {shlex.quote(str(directory))}"
@@ -112,7 +199,10 @@ def _run(config, directory, checkpoints, task, state, pending, begin) -> TrainRe
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     summary: dict[str, Any] = {"num_params": num_params}
     try:
-        result = run_loop(config, task, state, pending, directory.metrics, checkpoints)
+        with _enough_memory(config):
+            result = run_loop(
+                config, task, state, pending, directory.metrics, checkpoints
+            )
     except NonFiniteLoss as error:
         summary |= {"status": "diverged", "step": error.step}
         _write_results(config, directory, summary, begin)
@@ -132,13 +222,14 @@ def _run(config, directory, checkpoints, task, state, pending, begin) -> TrainRe
         "epochs": result.step / task.steps_per_epoch,
         "images_per_second": result.images_per_second,
     }
-    _write_results(config, directory, summary, begin)
+    with Interrupt() as interrupt:  # a picture takes a second: finish it
+        _write_results(config, directory, summary, begin)
     return TrainResult(
         directory.path,
         result.state,
         task,
         result.step,
-        result.interrupted,
+        result.interrupted or interrupt.requested,
         summary["test_accuracy"],
         summary["test_loss"],
         result.images_per_second,

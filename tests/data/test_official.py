@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from hpfree_jax.data import _official
+from hpfree_jax.cli import main
+from hpfree_jax.data import _official, load_dataset
 from hpfree_jax.data._official import cifar10_examples, mnist_examples, prepare
 
 
@@ -78,3 +79,66 @@ def test_a_failing_download_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(_official, "_can_reach", lambda host: True)
     with pytest.raises(ValueError, match=r"server is gone.*--data-dir"):
         prepare(builder)
+
+
+def store(name, folder, monkeypatch):
+    """Prepares three examples a split, as after a download."""
+    monkeypatch.setattr(_official, "_can_reach", lambda host: True)
+    image = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    if name == "mnist":
+        (folder / "images").write_bytes(bytes(16) + image[..., :28, :28, 0].tobytes())
+        (folder / "labels").write_bytes(bytes(8) + bytes([5, 0, 9]))
+        parts = {"data_path": folder / "images", "label_path": folder / "labels"}
+        settings = lambda split: {"num_examples": 3, **parts}
+    else:
+        (folder / "batch").write_bytes(
+            b"".join(bytes([label]) + image[label].tobytes() for label in range(3))
+        )
+        settings = lambda split: {
+            "split_prefix": split,
+            "filepaths": [folder / "batch"],
+        }
+    builder = tfds.builder(name, data_dir=folder, file_format="array_record")
+    builder._split_generators = lambda dl_manager: [
+        tfds.core.SplitGenerator(name=split, gen_kwargs=settings(split))
+        for split in ("train", "test")
+    ]
+    prepare(builder)
+
+
+def flip(data):
+    return bytes(255 - byte for byte in data)
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: b"", id="empty"),
+        pytest.param(lambda data: data[: len(data) // 2], id="cut"),
+        pytest.param(lambda data: b"garbage" * 5000, id="garbage"),
+        pytest.param(flip, id="flipped"),
+        pytest.param(
+            lambda data: data[:200] + flip(data[200:900]) + data[900:],
+            id="flipped in part",
+        ),
+        pytest.param(None, id="missing"),
+    ],
+)
+def test_a_damaged_shard_is_named(name, damage, tmp_path, monkeypatch, capsys):
+    store(name, tmp_path, monkeypatch)
+    assert len(load_dataset(name, tmp_path).train_labels) == 3
+    (shard,) = (tmp_path / name).rglob("*-train.array_record*")
+    if damage:
+        shard.write_bytes(damage(shard.read_bytes()))
+    else:
+        shard.unlink()
+    capsys.readouterr()
+    args = ["train", f"--dataset={name}", f"--data-dir={tmp_path}"]
+    code = main([*args, "--batch-size=2", f"--output-dir={tmp_path / 'run'}"])
+    out, err = capsys.readouterr()
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"dataset {name} cannot be stored in or read from {tmp_path}" in err
+    assert f"remove {tmp_path / name} to prepare it anew, or" in err
+    assert "--data-dir" in err
+    assert not (tmp_path / "run").exists()

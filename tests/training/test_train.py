@@ -48,7 +48,8 @@ def test_a_run_leaves_its_files(config):
     directory = result.directory
     names = {path.name for path in directory.iterdir()}
     assert names == {
-        *("config.json", "metrics.jsonl", "curves.png", "summary.json", "checkpoints")
+        *("config.json", "metrics.jsonl", "curves.png", "summary.json", "checkpoints"),
+        ".lock",
     }
     stored = json.loads((directory / "config.json").read_text())
     assert stored["config"]["width"] == 8
