@@ -32,11 +32,12 @@ def test_a_diamond_drawn_by_hand():
     assert dag.with_layers(2).in_degrees == dag.in_degrees
 
 
-def test_dags_of_five_nodes_match_the_published_code():
+@pytest.mark.parametrize("stride", [31, pytest.param(1, marks=pytest.mark.slow)])
+def test_dags_of_five_nodes_match_the_published_code(stride):
     settings, arrays = load_case("principled", "dags_N5")
     depths = np.arange(5)
     compared = 0
-    for row in range(0, len(arrays["codes"]), 31):
+    for row in range(0, len(arrays["codes"]), stride):
         code = join(arrays["codes"][row])
         expected = arrays["depth_hist_all_paths"][row]
         if not expected.any():
@@ -63,7 +64,7 @@ def test_dags_of_five_nodes_match_the_published_code():
                 scale(k), arrays[f"lr_cnn_k{k}"][row], rtol=1e-14
             )
         compared += 1
-    assert compared > 1500
+    assert compared > 1500 * 31 / stride
 
 
 def test_dags_of_four_nodes_match_the_published_code():
