@@ -210,6 +210,14 @@ def test_a_process_that_was_first_is_not_overwritten(error_of, tmp_path, monkeyp
     assert (run / "config.json").read_text() == "mine"
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts():
+    """Shells start background jobs with Ctrl-C ignored, and Python leaves it so."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 def interrupted(*args):
     signal.raise_signal(signal.SIGINT)
     raise AssertionError("not interrupted")
