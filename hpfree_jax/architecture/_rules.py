@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jax.extend import core
 
 from hpfree_jax.architecture import _axes
 from hpfree_jax.architecture._axes import NO_LABELS, Dims
@@ -174,12 +173,17 @@ def _unary(
         result = _with_dtype(value, var, moved.outputs[index])
         if _is_rounded(eqn, var):
             result = dataclasses.replace(result, is_discrete=True)
-        if moved.slices and not isinstance(var, core.DropVar):
+        if moved.slices and not _is_dropped(var):
             result = slice_signal(builder, value, result, moved.slices[index])
         elif name not in DIRECT:
             result = dataclasses.replace(result, is_direct=False)
         results.append(result)
     return results
+
+
+def _is_dropped(var: Any) -> bool:
+    # By name: not every version of JAX exports the class.
+    return type(var).__name__ == "DropVar"
 
 
 def _is_rounded(eqn: Eqn, var: Any) -> bool:
