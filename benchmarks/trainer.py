@@ -3,9 +3,10 @@
     python benchmarks/trainer.py --data-dir ../shared/tfds [--epochs 10]
 
 The bare steps are a jitted, donated step on one batch that never changes, run before
-and after the trainer in the same process. Two ratios to them are printed: of the steps
-inside the loop (batches and metrics included), and of the whole run (reading the data,
-compiling, evaluating, saving and drawing the curves, too).
+and after the trainer in the same process. Three ratios to them are printed: of the
+steps inside the loop (batches and metrics included), of the loop (compilation,
+evaluations and checkpoints, too), and of the whole run (reading the data and drawing
+the curves, too).
 """
 
 import argparse
@@ -15,11 +16,13 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 from training_step import BATCH, DEPTH, WIDTH, make_jax_step
 
 import hpfree_jax as hp
 from hpfree_jax.training import TrainConfig, train
+from hpfree_jax.training._loop import run_loop
 
 
 def bare_step_seconds(num_steps: int = 1000) -> float:
@@ -49,13 +52,28 @@ def main():
             data_dir=options.data_dir,
             output_dir=Path(folder) / "run",
         )
-        with contextlib.redirect_stdout(io.StringIO()):
+        loop_seconds = []
+
+        def timed_loop(*args):
+            begin = time.perf_counter()
+            result = run_loop(*args)
+            loop_seconds.append(time.perf_counter() - begin)
+            return result
+
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            mock.patch("hpfree_jax.training._train.run_loop", timed_loop),
+        ):
             result = train(config)
     steps = result.step * BATCH / (result.images_per_second or float("nan"))
     bare = statistics.mean([before, bare_step_seconds()]) * result.step
     milliseconds = 1e3 * bare / result.step
     print(f"bare steps  {bare:6.1f} s ({result.step} of {milliseconds:.2f} ms)")
-    for name, seconds in (("steps", steps), ("whole run", result.seconds)):
+    for name, seconds in (
+        ("steps", steps),
+        ("loop", loop_seconds[0]),
+        ("whole run", result.seconds),
+    ):
         print(f"{name:<11} {seconds:6.1f} s, {seconds / bare:.2f}x")
 
 
