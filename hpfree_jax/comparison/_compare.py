@@ -1,0 +1,177 @@
+"""A whole comparison: new, or continued."""
+
+import dataclasses
+import datetime
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from flax import nnx
+
+import jax
+
+from hpfree_jax._user_input import UserError
+from hpfree_jax.comparison._config import CompareConfig, default_directory
+from hpfree_jax.comparison._plan import Plan
+from hpfree_jax.comparison._records import RunRecord, write_whole
+from hpfree_jax.comparison._report import render_report
+from hpfree_jax.comparison._runner import Runner, Stopped, machine, prefers_one_seed
+from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
+from hpfree_jax.comparison._summary import Summary, summarise
+from hpfree_jax.comparison._table import table_bytes
+from hpfree_jax.data import Dataset, load_dataset
+from hpfree_jax.training._interrupt import Interrupt
+from hpfree_jax.training._run_directory import LOCK, RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How a comparison ended, and where its files are."""
+
+    directory: Path
+    summary: Summary | None  # None if it was interrupted
+    runs_made: int  # in this session
+    runs_found: int  # made before
+
+
+def compare(config: CompareConfig) -> Comparison:
+    """Runs what is not there yet of a comparison; writes the table and the report.
+
+    Ctrl-C gives up the runs at hand and keeps all that are finished.
+
+    Raises:
+      UserError: if something that was asked for is impossible; of what was finished
+        before, nothing is lost.
+    """
+    plan = config.plan()
+    directory = config.output_dir or default_directory()
+    stored = _stored(directory)
+    if stored is not None:
+        plan.check_continues(stored["plan"], directory)
+    datasets = {
+        name: load_dataset(name, config.data_dir)
+        for name in {task.dataset: None for task in plan.tasks}
+    }
+    session = _Session(plan, directory, datasets, config.parallel)
+    with RunDirectory(directory).lock():
+        session.check_missing()
+        sessions = [*(stored or {"sessions": []})["sessions"], _this_session()]
+        content = {"plan": plan.to_json(), "sessions": sessions}
+        write_whole(directory / "plan.json", json.dumps(content, indent=2) + "\n")
+        with Interrupt() as interrupt:
+            try:
+                session.run(lambda: interrupt.requested)
+            except Stopped:
+                return Comparison(directory, None, session.made, session.found)
+        summary = summarise(plan, session.read, config.target)
+        write_whole(
+            directory / f"results.{config.table}", table_bytes(summary, config.table)
+        )
+        write_whole(directory / "report.html", render_report(summary, sessions))
+    return Comparison(directory, summary, session.made, session.found)
+
+
+class _Session:
+    """The runs of a plan in a directory: which are there, and making the others."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        directory: Path,
+        datasets: Mapping[str, Dataset],
+        parallel: str,
+    ):
+        self._plan, self._directory = plan, directory
+        self._datasets, self._parallel = datasets, parallel
+        self.made = self.found = 0
+
+    def read(self, task: TaskSpec, variant: MethodSpec) -> list[RunRecord]:
+        """The records of a method on a task, all of which are there."""
+        records = [self._file(task, variant, seed).read() for seed in self._plan.seeds]
+        return [record for record in records if record is not None]
+
+    def check_missing(self) -> None:
+        """Raises UserError if a run that is to be made cannot even begin."""
+        for task, variant in self._plan.groups():
+            missing = self._missing(task, variant)
+            if missing:
+                runner = self._runner(task, variant)
+                try:
+                    jax.eval_shape(lambda: runner.start(missing[0])[1])
+                except UserError as error:
+                    raise UserError(
+                        f"{variant.label} on {task.name} is impossible: {error}"
+                    ) from error
+
+    def run(self, stop) -> None:
+        """Makes the missing runs, and writes each when it is finished."""
+        groups = list(self._plan.groups())
+        for number, (task, variant) in enumerate(groups, 1):
+            missing = self._missing(task, variant)
+            self.found += self._plan.num_seeds - len(missing)
+            if not missing:
+                continue
+            print(
+                f"{number}/{len(groups)}  {task.name}  {variant.label}  "
+                f"seeds {', '.join(map(str, missing))}",
+                flush=True,
+            )
+            runner = self._runner(task, variant, stop)
+            for seeds in self._batches(runner, missing):
+                identities = [self._plan.identity(task, variant, s) for s in seeds]
+                records = runner.run(seeds, identities)
+                for seed, record in zip(seeds, records, strict=True):
+                    self._file(task, variant, seed).write(record)
+                    self.made += 1
+
+    def _runner(self, task, variant, stop=lambda: False) -> Runner:
+        dataset = self._datasets[task.dataset]
+        return Runner(task, variant, dataset, self._plan.rhythm(task), stop)
+
+    def _file(self, task, variant, seed):
+        return self._plan.file(self._directory, task, variant, seed)
+
+    def _missing(self, task: TaskSpec, variant: MethodSpec) -> list[int]:
+        return [
+            seed
+            for seed in self._plan.seeds
+            if self._file(task, variant, seed).read() is None
+        ]
+
+    def _batches(self, runner: Runner, seeds: list[int]) -> list[list[int]]:
+        at_once = self._parallel == "always"
+        if self._parallel == "auto":
+            graph = runner.start(seeds[0])[0].train_graph
+            at_once = not prefers_one_seed(graph)
+        return [seeds] if at_once else [[seed] for seed in seeds]
+
+
+def _stored(directory: Path) -> dict | None:
+    path = directory / "plan.json"
+    if not path.exists():
+        if directory.exists() and any(p.name != LOCK for p in directory.iterdir()):
+            raise UserError(
+                f"`output_dir` {directory} is not empty and holds no comparison; "
+                "choose another directory"
+            )
+        return None
+    try:
+        stored = json.loads(path.read_text())
+        stored["plan"]["tasks"], stored["sessions"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error!r}); restore the file, or choose another "
+            "--output-dir"
+        ) from error
+    return stored
+
+
+def _this_session() -> dict:
+    now = datetime.datetime.now().astimezone()
+    return {
+        "started": now.isoformat(" ", "seconds"),
+        "command": shlex.join(["hpfree", *sys.argv[1:]]),
+        **machine(),
+    }
