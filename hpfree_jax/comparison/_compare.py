@@ -8,16 +8,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from flax import nnx
-
-import jax
-
 from hpfree_jax._user_input import UserError
 from hpfree_jax.comparison._config import CompareConfig, default_directory
 from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._records import RunRecord, write_whole
 from hpfree_jax.comparison._report import render_report
-from hpfree_jax.comparison._runner import Runner, Stopped, machine, prefers_one_seed
+from hpfree_jax.comparison._runner import Runner, Stopped, machine
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
 from hpfree_jax.comparison._summary import Summary, summarise
 from hpfree_jax.comparison._table import table_bytes
@@ -95,14 +91,12 @@ class _Session:
     def check_missing(self) -> None:
         """Raises UserError if a run that is to be made cannot even begin."""
         for task, variant in self._plan.groups():
-            missing = self._missing(task, variant)
-            if missing:
-                runner = self._runner(task, variant)
+            if self._missing(task, variant):
                 try:
-                    jax.eval_shape(lambda: runner.start(missing[0])[1])
+                    self._runner(task, variant).check()
                 except UserError as error:
                     raise UserError(
-                        f"{variant.label} on {task.name} is impossible: {error}"
+                        f"{variant.label} cannot train {task.name}: {error}"
                     ) from error
 
     def run(self, stop) -> None:
@@ -141,10 +135,9 @@ class _Session:
         ]
 
     def _batches(self, runner: Runner, seeds: list[int]) -> list[list[int]]:
-        at_once = self._parallel == "always"
-        if self._parallel == "auto":
-            graph = runner.start(seeds[0])[0].train_graph
-            at_once = not prefers_one_seed(graph)
+        at_once = self._parallel == "always" or (
+            self._parallel == "auto" and runner.gains_from_vmap()
+        )
         return [seeds] if at_once else [[seed] for seed in seeds]
 
 
@@ -159,13 +152,12 @@ def _stored(directory: Path) -> dict | None:
         return None
     try:
         stored = json.loads(path.read_text())
-        stored["plan"]["tasks"], stored["sessions"]
+        return {key: stored[key] for key in ("plan", "sessions")}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path} cannot be read ({error!r}); restore the file, or choose another "
             "--output-dir"
         ) from error
-    return stored
 
 
 def _this_session() -> dict:

@@ -123,6 +123,8 @@ def _line_with_band(
 
 def _limit(axes, values: Sequence[float], scale: str) -> None:
     """Keeps one exploding method from flattening all others."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     values = [value for value in values if scale != "log" or value > 0]
     if not values:
         axes.set_yscale("linear")
@@ -132,6 +134,11 @@ def _limit(axes, values: Sequence[float], scale: str) -> None:
         high = min(high, 1e3 * np.median(values))
         low = max(low, 1e-6 * np.median(values))
         axes.set_ylim(low / 1.3, high * 1.3)
+        if high / low < 300:  # few powers of ten: numbers between them, too
+            plain = FuncFormatter(lambda y, _: f"{y:g}")
+            axes.yaxis.set_major_formatter(plain)
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            axes.yaxis.set_minor_formatter(plain)
     else:
         margin = 0.05 * (high - low) or 0.01
         axes.set_ylim(low - margin, high + margin)

@@ -9,10 +9,10 @@ def number(value: float | None) -> str:
     """Three digits that count; a dash for what there is not.
 
     >>> number(0.012345), number(1234.5), number(math.inf)
-    ('0.0123', '1,234', '–')
+    ('0.0123', '1,234', '-')
     """
     if value is None or not math.isfinite(value):
-        return "–"
+        return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -36,7 +36,7 @@ def percent(values: Sequence[float]) -> str:
     """
     values = [100 * value for value in values if math.isfinite(value)]
     if not values:
-        return "–"
+        return "-"
     mean = f"{statistics.fmean(values):.1f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
 

@@ -85,7 +85,7 @@ def told_table(summary: Summary) -> Table:
                 method.label,
                 _numbers(method, chosen=True) or "nothing",
                 _numbers(method, chosen=False) or "nothing",
-                " and ".join(name for name, is_told in needs.items() if is_told) or "–",
+                " and ".join(name for name, is_told in needs.items() if is_told) or "-",
                 first.run["init"],
                 str(max(1, len(method.grid))),
             )

@@ -59,7 +59,7 @@ def share_within(ratios: Sequence[float], factor: float) -> float:
 
 
 def profile_score(ratios: Sequence[float], max_factor: float = MAX_FACTOR) -> float:
-    r"""The area under the profile between the factors 1 and :math:`\bar\tau`, in [0, 1].
+    r"""The area under the profile, over factors from 1 to :math:`\bar\tau`; in [0, 1].
 
     .. math:: \frac1{\bar\tau - 1} \int_1^{\bar\tau} \rho_m(\tau)\,d\tau
 

@@ -24,8 +24,8 @@ class RunRecord:
 
     run: Mapping[str, Any]  # what the run was: settings, seed, steps
     diverged_at: int | None  # first step with a loss that is not finite
-    train: Mapping[str, Sequence[float | None]]  # TRAIN, by name
-    test: Mapping[str, Sequence[float]]  # TEST, by name
+    train: Mapping[str, Sequence[Any]]  # TRAIN, by name
+    test: Mapping[str, Sequence[Any]]  # TEST, by name
     seconds_per_step: float  # of this run: divided by the number of seeds at once
     seeds_at_once: int
     num_params: int

@@ -1,5 +1,6 @@
 """Trains one method on one task from several seeds: at once, or one after another."""
 
+import os
 import platform
 import statistics
 import time
@@ -14,6 +15,7 @@ from flax import nnx
 from hpfree_jax.comparison._records import TEST, TRAIN, RunRecord
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec, run_config
 from hpfree_jax.data import Dataset
+from hpfree_jax.models import build_model
 from hpfree_jax.training import LOSSES
 from hpfree_jax.training._run_directory import versions
 from hpfree_jax.training._state import Task, TrainState, start
@@ -65,6 +67,30 @@ class Runner:
         config = run_config(self._spec, self._method, seed)
         object.__setattr__(config, "epochs", _Steps(self._spec.steps))
         return start(config, self._dataset)
+
+    def check(self) -> None:
+        """Raises UserError if method, model and data do not fit; computes nothing."""
+        jax.eval_shape(lambda: self.start(0)[1])
+
+    def gains_from_vmap(self) -> bool:
+        """Whether several seeds at once are faster than one after another.
+
+        Not where there are convolutions on a CPU: with different weights, ``vmap``
+        turns them into grouped ones, which XLA runs slowly there.
+        """
+        if jax.default_backend() != "cpu":
+            return True
+        model = nnx.eval_shape(
+            lambda: build_model(
+                self._spec.model,
+                self._dataset.input_shape,
+                self._dataset.num_classes,
+                self._spec.model_settings,
+                rngs=nnx.Rngs(0),
+            )
+        )
+        modules = (module for _, module in nnx.iter_modules(model))
+        return not any(isinstance(module, nnx.Conv) for module in modules)
 
     def run(self, seeds: Sequence[int], identities: Sequence[dict]) -> list[RunRecord]:
         """Trains from all the seeds at once; one seed is trained without ``vmap``.
@@ -193,22 +219,11 @@ def _over_seeds(train_steps):
     return jax.jit(steps, static_argnums=3, donate_argnums=0)
 
 
-def prefers_one_seed(model: nnx.Module) -> bool:
-    """Whether seeds are trained faster one after another than at once.
-
-    So it is for convolutions on a CPU: with different weights, ``vmap`` turns them into
-    grouped ones, which XLA runs slowly there.
-    """
-    return jax.default_backend() == "cpu" and any(
-        isinstance(module, nnx.Conv) for _, module in nnx.iter_modules(model)
-    )
-
-
 def machine() -> dict[str, Any]:
     """What a result can depend on besides the configuration."""
     return {
         "versions": versions(),
-        "platform": platform.platform(),
+        "platform": f"{platform.platform()}, {os.cpu_count()} cores",
         "device": jax.devices()[0].device_kind,
     }
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 from optax import contrib
 
@@ -21,7 +22,7 @@ from hpfree_jax.training._schedules import make_schedule
 
 # From the states before and after an update to the factor that the method found itself,
 # which multiplies the rate it was given.
-Factor = Callable[[Any, Any], jax.Array]
+Factor = Callable[[Any, Any], ArrayLike]
 
 
 class PeerState(NamedTuple):
@@ -54,7 +55,7 @@ def with_learning_rate(
         updates, after = inner.update(updates, state.inner_state, params, **extra_args)
         rate = schedule(state.count) * factor(state.inner_state, after)
         rate = jnp.asarray(rate, jnp.float32)
-        return updates, PeerState(optax.safe_increment(state.count), rate, after)
+        return updates, PeerState(state.count + 1, rate, after)
 
     return transformation(init_fn, update_fn)
 
