@@ -52,7 +52,7 @@ class MethodSpec:
         return [
             dataclasses.replace(
                 self,
-                label=f"{self.method}:learning_rate={rate:g}",
+                label=f"{self.label}: {rate:g}",
                 settings={**self.settings, "learning_rate": rate},
                 grid=(),
             )
