@@ -20,12 +20,12 @@ def spread(values: Sequence[float]) -> str:
     """Mean and standard deviation over the seeds.
 
     >>> spread([0.5, 0.7])
-    '0.6 ± 0.141'
+    '0.6 ± 0.14'
     """
     values = [value for value in values if math.isfinite(value)]
     if len(values) < 2:
         return number(values[0] if values else None)
-    return f"{number(statistics.fmean(values))} ± {number(statistics.stdev(values))}"
+    return f"{number(statistics.fmean(values))} ± {statistics.stdev(values):.2g}"
 
 
 def percent(values: Sequence[float]) -> str:

@@ -91,12 +91,12 @@ class Plan:
         Tasks, methods and seeds may be added.
         """
         wanted = json.loads(json.dumps(self.to_json()))
-        for name, old, new in _differences(stored, wanted):
-            if old is None and name.split(".")[0] in GROWING and name.count(".") == 1:
+        for path, old, new in _differences(stored, wanted):
+            if old is None and len(path) == 2 and path[0] in GROWING:
                 continue
             describe = lambda x: "nothing" if x is None else json.dumps(x)
             raise UserError(
-                f"`output_dir` {directory} holds another comparison: `{name}` is "
+                f"`output_dir` {directory} holds another comparison: `{'.'.join(path)}` is "
                 f"{describe(old)} there and {describe(new)} here; give the options it "
                 "was made with (tasks, methods and seeds may be added), or choose "
                 "another directory"
@@ -116,14 +116,15 @@ def _identity(task: TaskSpec, variant: MethodSpec) -> dict[str, Any]:
     }
 
 
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _differences(
+    old: Any, new: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
     """Yields path, old and new value of what differs; None where there is none."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
-            below = f"{path}.{key}" if path else key
-            yield from _differences(old.get(key), new.get(key), below)
+            yield from _differences(old.get(key), new.get(key), (*path, key))
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for index, pair in enumerate(zip(old, new, strict=True)):
-            yield from _differences(*pair, f"{path}.{index}")
+            yield from _differences(*pair, (*path, str(index)))
     elif old != new:
         yield path, old, new

@@ -58,7 +58,7 @@ def test_every_run_has_a_file_of_its_own():
     "more",
     [
         {},
-        {"methods": ("adam", "agd", "prodigy")},
+        {"methods": ("adam", "agd", "prodigy", "sgd:learning_rate=0.3")},
         {"seeds": 5},
         {"datasets": ("digits", "mnist")},
         {"grid": ("adam",)},
@@ -89,6 +89,15 @@ def test_another_comparison_is_refused_by_what_differs(changes, difference):
     with pytest.raises(UserError, match=difference) as error:
         plan.check_continues(stored(**before), WHERE)
     assert "`output_dir` runs/mine holds another comparison" in str(error.value)
+
+
+def test_a_setting_is_not_added_to_a_task_that_was_run():
+    before = CompareConfig().plan()
+    (task,) = before.tasks
+    deeper = dataclasses.replace(task, model_settings={"depth": 8})
+    after = dataclasses.replace(before, tasks=(deeper,))
+    with pytest.raises(UserError, match="model_settings.depth` is nothing there and 8"):
+        after.check_continues(before.to_json(), WHERE)
 
 
 def test_other_rates_in_a_grid_are_another_comparison():
