@@ -94,9 +94,10 @@ class Plan:
         for path, old, new in _differences(stored, wanted):
             if old is None and len(path) == 2 and path[0] in GROWING:
                 continue
+            name = ".".join(path)
             describe = lambda x: "nothing" if x is None else json.dumps(x)
             raise UserError(
-                f"`output_dir` {directory} holds another comparison: `{'.'.join(path)}` is "
+                f"`output_dir` {directory} holds another comparison: `{name}` is "
                 f"{describe(old)} there and {describe(new)} here; give the options it "
                 "was made with (tasks, methods and seeds may be added), or choose "
                 "another directory"

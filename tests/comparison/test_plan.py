@@ -96,7 +96,9 @@ def test_a_setting_is_not_added_to_a_task_that_was_run():
     (task,) = before.tasks
     deeper = dataclasses.replace(task, model_settings={"depth": 8})
     after = dataclasses.replace(before, tasks=(deeper,))
-    with pytest.raises(UserError, match="model_settings.depth` is nothing there and 8"):
+    with pytest.raises(
+        UserError, match=r"model_settings.depth` is nothing there and 8"
+    ):
         after.check_continues(before.to_json(), WHERE)
 
 
