@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 MOMENTUM, RATE, BETA = 0.9, 1e-3, 1e-8
 
@@ -175,10 +176,10 @@ def main():
         return serve({"jax": make_jax_runs, "torch": make_torch_runs}[args.serve])
     if hasattr(os, "sched_setaffinity"):  # inherited by both
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:2]))
-    sides = {"jax": start(sys.executable, "jax")}
+    sides: dict[str, Any] = {"jax": start(sys.executable, "jax")}
     sides["torch"] = start(args.torch_python, "torch")
     turns = list(itertools.product(sides, ("plain", "MARTHE")))
-    seconds = {turn: [] for turn in turns}
+    seconds: dict[tuple[str, str], list[float]] = {turn: [] for turn in turns}
     for round_ in range(args.rounds + 2):
         for side, name in turns:
             taken = take_turn(sides[side], name, args.steps)

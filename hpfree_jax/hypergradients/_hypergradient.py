@@ -224,7 +224,7 @@ def hypergradient(
     def update_fn(
         updates, state, params=None, *, value_fn=None, validation_fn=None, **extra_args
     ):
-        check_update_args(params, value_fn, is_myopic)
+        check_update_args(params, value_fn, validation_fn, is_myopic)
         dtype = accumulator_dtype()
         extra_args = {
             **extra_args,

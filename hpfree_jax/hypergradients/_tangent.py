@@ -125,7 +125,8 @@ def step_with_tangents(
 
     step = flat_root_at_zero(step)
     here = (grad_leaves, state_leaves, param_leaves)
-    aux, new_tangents, direct_tangents = None, {}, {}
+    aux: Any = None  # updates and inner state, the same in each evaluation
+    new_tangents, direct_tangents = {}, {}
     # One evaluation for each scalar: along it alone, the derivatives with respect to
     # the others cost nothing, and XLA merges what the evaluations have in common.
     for name, value in values.items():

@@ -60,6 +60,9 @@ RATE = {"learning_rate": 0.1}
             r"must be a pair \(low, high\)",
         ),
         ({"bounds": {"learning_rate": (1, 0)}}, ValueError, r"must be a pair \(low, h"),
+        ({"bounds": {"learning_rate": ("0", "1")}}, ValueError, "pair .* of numbers"),
+        ({"bounds": {"learning_rate": (0, np.nan)}}, ValueError, "pair .* of numbers"),
+        ({"bounds": (0, 1)}, TypeError, "`bounds` must map names to pairs, as in"),
         ({"discount": 1.5}, ValueError, r"`discount` must lie in \[0, 1\], or be None"),
         ({"discount": -1}, ValueError, r"`discount` must lie in \[0, 1\], or be None"),
         ({"discount": "auto"}, ValueError, r"`discount` must lie in \[0, 1\], or be N"),
@@ -126,6 +129,13 @@ def test_a_loss_that_is_not_a_scalar_is_named(name, value_fn, found):
         ValueError,
         match=f"`{name}` must return a real scalar, got shape {found}. Return the mean",
     ):
+        update(hp.rtho(optax.sgd, 0.1, 0.1), jnp.ones(2), jnp.ones(2), **functions)
+
+
+@pytest.mark.parametrize("name", ["value_fn", "validation_fn"])
+def test_a_loss_that_is_not_a_function_is_named(name):
+    functions = {"value_fn": lambda w: jnp.sum(w**2), name: jnp.ones(())}
+    with pytest.raises(TypeError, match=f"`{name}` must be a function of the param"):
         update(hp.rtho(optax.sgd, 0.1, 0.1), jnp.ones(2), jnp.ones(2), **functions)
 
 

@@ -117,6 +117,6 @@ def test_the_training_pass_is_compiled_once(network, same_key):
 
 
 def test_the_example_runs():
-    accuracies = main(num_steps=30)
+    accuracies = main(num_steps=120)
     assert set(accuracies) == {"NNX", "Linen"}
-    assert min(accuracies.values()) > 0.2
+    assert min(accuracies.values()) > 0.2  # chance is 0.1

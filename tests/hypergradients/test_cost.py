@@ -106,8 +106,8 @@ def test_the_compiled_step_keeps_the_state_in_place():
     batches = 2 * 4 * BATCH * (WIDTH + 10)
     unused = batches / 2  # the held-out one
     assert abs(kept + batches - unused - memory.argument_size_in_bytes) < SCALARS
-    assert kept <= memory.alias_size_in_bytes <= kept + SCALARS
-    # Activations of the two passes, and gradient, its tangent, and the new state.
+    assert abs(kept - memory.alias_size_in_bytes) < SCALARS
+    # Activations and their tangents, forward and back; gradient, its tangent; a state.
     activations = 2 * 2 * 4 * 4 * BATCH * WIDTH
     assert memory.temp_size_in_bytes < activations + 2 * PARAM_BYTES + kept
 
@@ -115,15 +115,16 @@ def test_the_compiled_step_keeps_the_state_in_place():
 @pytest.mark.parametrize(
     ("tx", "lines"),
     [
-        (hp.hd(optax.adam, 1e-3), 150),
-        (hp.marthe(optax.adam, 1e-3), 400),
-        (hp.hypergradient(optax.adam, ADAM), 900),
+        (hp.hd(optax.adam, 1e-3), 280),
+        (hp.marthe(optax.adam, 1e-3), 600),
+        (hp.hypergradient(optax.adam, ADAM), 1250),
     ],
     ids=["hd", "marthe", "three scalars"],
 )
 def test_the_compiled_update_grows_linearly_with_the_leaves(tx, lines):
     # As in tests/test_agd.py: sums over the leaves, copied into each leaf's update,
-    # would make the program grow with the square of their number.
+    # would make the program grow with the square of their number. Lines of a leaf: 60
+    # for plain Adam.
     def size(num_leaves):
         params = [jnp.ones((4, 4))] * num_leaves
         value_fn = lambda params: sum(jnp.sum(leaf**3) for leaf in params)
@@ -132,6 +133,5 @@ def test_the_compiled_update_grows_linearly_with_the_leaves(tx, lines):
         return text.count("\n")
 
     few, many = size(10), size(40)
-    print(few, many)
     assert many < 4 * few
     assert many < 40 * lines
