@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+import optax
 
 from hpfree_jax._base import check_in_interval
 
@@ -48,6 +49,17 @@ def check_hyperparams(inner, hyperparams):
         if not isinstance(value, jax.Array) and not np.isfinite(value):
             raise ValueError(f"`hyperparams[{name!r}]` must be finite, got {value}.")
     return dict(hyperparams)
+
+
+def make_optimizer(inner, values):
+    """Returns what the factory makes of the scalars, an optax transformation."""
+    optimizer = inner(**values)
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"`inner` must return an optax transformation; {_name_of(inner)} returned "
+            f"{optimizer!r}."
+        )
+    return optimizer
 
 
 def _name_of(inner):

@@ -26,6 +26,7 @@ from hpfree_jax.hypergradients._checks import (
     check_starts_are_positive,
     check_update_args,
     is_python_zero,
+    make_optimizer,
 )
 from hpfree_jax.hypergradients._leaves import (
     all_finite,
@@ -198,7 +199,7 @@ def hypergradient(
         own = lambda tree: jax.tree.map(lambda leaf: jnp.where(true, leaf, leaf), tree)
         values = {name: scalar(start) for name, start in starts.items()}
         floats = to_floats(params)
-        inner_state = own(inner(**values).init(floats))
+        inner_state = own(make_optimizer(inner, values).init(floats))
         return HypergradientState(
             count=scalar(0, jnp.int32),
             hyperparams=values,

@@ -143,3 +143,14 @@ def test_a_loss_that_is_not_a_function_is_named(name):
 def test_the_additive_rule_needs_its_rate(alias):
     with pytest.raises(ValueError, match="needs a `hyper_learning_rate`, in units"):
         alias(optax.sgd, 0.1, rule="additive")
+
+
+def test_a_factory_of_something_else_is_named():
+    def schedule(learning_rate):
+        return optax.constant_schedule(learning_rate)
+
+    tx = hp.hd(schedule, 0.1)
+    with pytest.raises(
+        TypeError, match="must return an optax transformation; schedule"
+    ):
+        tx.init(jnp.zeros(2))
