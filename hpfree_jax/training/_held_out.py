@@ -10,7 +10,6 @@ from jaxtyping import Array, Int, UInt8
 from hpfree_jax._user_input import UserError
 from hpfree_jax.data import Dataset
 
-
 # What the seed's key is folded with; 0 and 1 are as good as its two halves.
 HELD_OUT, VALIDATION_ORDER = 2, 3
 

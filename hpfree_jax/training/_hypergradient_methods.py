@@ -43,7 +43,9 @@ def _rtho(
 def _panels(lines, opt_state):
     del opt_state  # all of it is in the metrics
     return {
-        title: functools.partial(draw_metric, lines=lines, key=key)
+        title: functools.partial(
+            draw_metric, lines=lines, key=key, may_be_logarithmic=key != "discount"
+        )
         for key, title in _TITLES.items()
         if varies(lines, key)
     }

@@ -79,7 +79,9 @@ def run_loop(
     splits = {"test": Examples(data.test_images, data.test_labels)}
     if task.held_out is not None:
         splits["validation"] = task.held_out
-    evaluate = {name: make_evaluate(task, loss, split) for name, split in splits.items()}
+    evaluate = {
+        name: make_evaluate(task, loss, split) for name, split in splits.items()
+    }
     names = metric_names(task)
     examples = Examples(*jax.device_put((data.train_images, data.train_labels)))
     orders = _make_orders(task)
