@@ -52,7 +52,7 @@ class TrainConfig(ModelConfig):
     momentum: Annotated[float | None, option("agd, sgd: decay of the average.")] = None
     learning_rate: Annotated[
         float | None,
-        option("The optax methods: largest learning rate. hd, rtho, marthe: first."),
+        option("Optax's methods: the largest. hd, rtho, marthe: the first."),
     ] = None
     scale_learning_rate: Annotated[
         bool, option("Multiply the learning rate by the model's factor.")
@@ -75,7 +75,7 @@ class TrainConfig(ModelConfig):
     ] = None
     rule: Annotated[
         str | None,
-        option("hd, rtho, marthe: None: additive where a step is given.", RULES),
+        option("hd, rtho, marthe: how; None: additive if the step is given.", RULES),
     ] = None
     discount: Annotated[
         float | None, option("marthe: weight of the past, in [0, 1]; None: adaptive.")

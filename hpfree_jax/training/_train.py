@@ -203,6 +203,11 @@ _NO_METRICS = np.zeros((0, 0), np.float32)
 def _run(config, directory, checkpoints, task, state, pending, begin) -> TrainResult:
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     summary: dict[str, Any] = {"num_params": num_params}
+    if task.held_out:
+        held_out, rest = len(task.held_out.labels), len(task.dataset.train_labels)
+        print(
+            f"held out: {held_out} of {held_out + rest} training examples", flush=True
+        )
     try:
         with _enough_memory(config):
             result = run_loop(

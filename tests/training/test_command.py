@@ -38,6 +38,26 @@ def test_a_run_prints_its_results(run, tmp_path):
     assert lines[4] == f"curves: {tmp_path / 'run' / 'curves.png'}"
 
 
+def test_a_run_with_validation_prints_it(run, tmp_path):
+    args = ("--validation-fraction=0.1", "--epochs=1", "--output-dir", tmp_path / "run")
+    code, out, err = run(*args)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "held out: 144 of 1438 training examples"
+    assert re.fullmatch(
+        r"epoch 1/1  test loss \d.\d+  test accuracy [\d.]+%  "
+        r"validation accuracy [\d.]+%",
+        lines[1],
+    )
+
+
+def test_the_scaled_rate_is_printed_once(run, tmp_path):
+    args = ("--method=hd", "--scale-learning-rate", "--epochs=1")
+    code, out, _ = run(*args, "--output-dir", tmp_path / "run")
+    assert code == 0
+    assert out.count("learning rate: 0.01, scaled to") == 1
+
+
 def test_the_default_directory_names_the_run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -87,7 +107,10 @@ def error_of(run, *args):
         ("--data-dir /no/such", "`data_dir` '/no/such' is no directory"),
         ("--method sgd --discount 0.5", "`discount` 0.5 does not apply to method sgd"),
         ("--method hd --inner sdg", "unknown inner 'sdg' (did you mean 'sgd'?)"),
-        ("--method marthe --discount 2", "`discount` must lie in [0, 1]"),
+        (
+            "--method marthe --discount 2 --validation-fraction 0",
+            "`discount` must lie in [0, 1]",
+        ),
         ("--method hd --rule additive", "needs a `hyper_learning_rate`"),
         ("--validation-fraction 1", "`validation_fraction` must lie in [0, 1), got"),
         ("--validation-fraction 1e-9", "holds out 0 of the 1438 training examples"),

@@ -104,7 +104,8 @@ def test_an_interrupted_run_continues_exactly(config, interrupt_at, step, change
 
 def test_a_hypergradient_run_continues_exactly_and_validates(config, interrupt_at):
     """Held out: 0.2 of 1,438 examples, a batch of them, so that passes go round."""
-    changes = {"method": "marthe", "inner": "adam", "validation_fraction": 0.2}
+    changes = {"method": "marthe", "validation_fraction": 0.2}
+    changes |= {"depth": 1, "width": None}
     whole = train(config("whole", epochs=3, **changes))
     with interrupt_at(6):  # of 4 steps an epoch
         part = train(config("part", epochs=3, **changes))
