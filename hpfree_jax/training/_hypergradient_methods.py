@@ -11,8 +11,6 @@ from hpfree_jax.training._optax_methods import FACTORIES, SETTINGS
 
 RULES = ("multiplicative", "additive")
 
-# A rate that moves may start low: with momentum, 0.1 is too high for many networks.
-INNERS = {**SETTINGS, "sgd": {**SETTINGS["sgd"], "learning_rate": 0.01}}
 # None: what the factory makes of it, see hp.hd.
 _SETTINGS = {"hyper_learning_rate": None, "rule": None, "adaptation_rate": 0.0}
 _METRICS = {
@@ -28,7 +26,7 @@ _TITLES = {
 
 def _build(length: Length, *, factory, inner, learning_rate, **settings):
     del length  # none of them has a horizon
-    own = {name: settings.pop(name) for name in INNERS[inner] if name in settings}
+    own = {name: settings.pop(name) for name in SETTINGS[inner] if name in settings}
     optimizer = functools.partial(FACTORIES[inner], **own)
     return factory(optimizer, learning_rate, **settings)
 
@@ -56,7 +54,7 @@ def _method(factory, reference: str, **fields) -> Method:
         build=functools.partial(_build, factory=factory),
         init="default",
         reference=reference,
-        inners=INNERS,
+        inners=SETTINGS,
         panels=_panels,
         remedy="--learning-rate or --hyper-learning-rate",
         **{"settings": _SETTINGS, "metrics": _METRICS, **fields},

@@ -17,7 +17,7 @@ FACTORIES: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 # Their settings without a schedule.
 SETTINGS: dict[str, Mapping[str, Any]] = {
-    "sgd": {"learning_rate": 0.1, "momentum": 0.9},
+    "sgd": {"learning_rate": 0.01, "momentum": 0.9},
     "adam": {"learning_rate": 1e-3},
     "adamw": {"learning_rate": 1e-3, "weight_decay": 1e-4},
     "nadamw": {"learning_rate": 1e-3, "weight_decay": 1e-4},

@@ -41,7 +41,7 @@ def method_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
       UserError: if there is no such method, or it does not take a setting.
 
     >>> method_settings("sgd", {"momentum": 0.5})["learning_rate"]
-    0.1
+    0.01
     >>> method_settings("hd", {"inner": "adam", "momentum": 0.5})
     Traceback (most recent call last):
     hpfree_jax._user_input.UserError: `momentum` 0.5 does not apply to method hd ...

@@ -47,8 +47,8 @@ def test_every_row_steps_downhill_and_shows_its_rate(name):
     [
         ("agd", {"gain": 2.0}, lambda: hp.agd(2.0)),
         ("agd", {"momentum": 0.5}, lambda: hp.agd(momentum=0.5)),
-        ("sgd", {}, lambda: optax.sgd(0.1, momentum=0.9)),
-        ("sgd", {"momentum": 0.0}, lambda: optax.sgd(0.1)),
+        ("sgd", {}, lambda: optax.sgd(0.01, momentum=0.9)),
+        ("sgd", {"momentum": 0.0}, lambda: optax.sgd(0.01)),
         ("adam", {}, lambda: optax.adam(1e-3)),
         ("adamw", {"weight_decay": 0.1}, lambda: optax.adamw(1e-3, weight_decay=0.1)),
         ("nadamw", {}, lambda: optax.nadamw(1e-3)),
