@@ -1,8 +1,8 @@
 """Float64 traces of the original implementations.
 
-All of them lie beside the project; the first steps of three are stored in
-tests/reference_data, so that parity is tested wherever the project is
-(``python -m tests.reference`` copies them).
+All of them lie beside the project; the first steps of three of AGD and six whole ones
+of hypergradients are stored in tests/reference_data, so that parity is tested wherever
+the project is (``python -m tests.reference`` copies them).
 """
 
 import json
@@ -17,6 +17,15 @@ STORED_CASES = [
     ("agd", "c_fcn_xent"),
     ("agd", "e2_dead_kernel_positions"),
     ("agd_prime", "b1_mlp_layernorm"),
+]
+
+STORED_HYPERGRADIENTS = [
+    "problem",
+    "truth_sgd_m0_wd0",
+    "truth_sgd_m9_wd0.05",
+    "truth_adam_eps0.01_wd0",
+    "musgd_m0_first_order",
+    "sgdhd_m9_wd0",
 ]
 
 
@@ -49,6 +58,16 @@ def store(method: str, name: str, num_steps: int = 3) -> None:
     (STORED / f"{method}_{name}.json").write_text(json.dumps(names, indent=1) + "\n")
 
 
+def store_whole(method: str, name: str) -> None:
+    settings, arrays = load_case(method, name)
+    settings.pop("summary", None)
+    np.savez_compressed(STORED / f"{method}_{name}.npz", **arrays)
+    text = json.dumps(settings, indent=1) + "\n"
+    (STORED / f"{method}_{name}.json").write_text(text)
+
+
 if __name__ == "__main__":
     for case in STORED_CASES:
         store(*case)
+    for name in STORED_HYPERGRADIENTS:
+        store_whole("adatune", name)

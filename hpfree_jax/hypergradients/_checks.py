@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+import optax
 
 from hpfree_jax._base import check_in_interval
 
@@ -50,12 +51,28 @@ def check_hyperparams(inner, hyperparams):
     return dict(hyperparams)
 
 
+def make_optimizer(inner, values):
+    """Returns what the factory makes of the scalars, an optax transformation."""
+    optimizer = inner(**values)
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"`inner` must return an optax transformation; {_name_of(inner)} returned "
+            f"{optimizer!r}."
+        )
+    return optimizer
+
+
 def _name_of(inner):
     return getattr(getattr(inner, "func", inner), "__name__", repr(inner))
 
 
 def check_bounds(bounds, starts):
     """Returns the bounds by name, with the default one of the learning rate."""
+    if bounds is not None and not isinstance(bounds, Mapping):
+        raise TypeError(
+            "`bounds` must map names to pairs, as in {"
+            f'"learning_rate": (0.0, 1.0)}}; got {bounds!r}.'
+        )
     default = {"learning_rate": (0.0, math.inf)} if "learning_rate" in starts else {}
     limits = {**default, **(bounds or {})}
     for name, pair in limits.items():
@@ -64,9 +81,14 @@ def check_bounds(bounds, starts):
                 f"`bounds` names {name!r}, which is not among the `hyperparams`: "
                 f"{', '.join(starts)}."
             )
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or pair[0] > pair[1]:
+        is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+        is_number = is_pair and all(
+            isinstance(end, int | float | np.number) for end in pair
+        )
+        if not is_number or not pair[0] <= pair[1]:
             raise ValueError(
-                f"`bounds[{name!r}]` must be a pair (low, high), got {pair!r}."
+                f"`bounds[{name!r}]` must be a pair (low, high) of numbers; "
+                f"got {pair!r}."
             )
         start = starts[name]
         if not isinstance(start, jax.Array) and not pair[0] <= start <= pair[1]:
@@ -122,7 +144,7 @@ def is_python_zero(value):
     return isinstance(value, int | float) and value == 0
 
 
-def check_update_args(params, value_fn, is_myopic):
+def check_update_args(params, value_fn, validation_fn, is_myopic):
     """Raises, with the call that is right, if an argument is missing."""
     if params is None:
         raise ValueError(
@@ -135,3 +157,9 @@ def check_update_args(params, value_fn, is_myopic):
             "params, value_fn=lambda params: loss(params, batch)). Only discount=0 "
             "(hp.hd) does without."
         )
+    for name, function in (("value_fn", value_fn), ("validation_fn", validation_fn)):
+        if function is not None and not callable(function):
+            raise TypeError(
+                f"`{name}` must be a function of the parameters and not a value: pass "
+                f"{name}=lambda params: loss(params, batch); got {function!r}."
+            )

@@ -16,7 +16,6 @@ from hpfree_jax._base import (
     check_in_interval,
     is_inexact,
     scalar_like,
-    total,
     transformation,
 )
 from hpfree_jax.hypergradients._checks import (
@@ -27,7 +26,16 @@ from hpfree_jax.hypergradients._checks import (
     check_starts_are_positive,
     check_update_args,
     is_python_zero,
+    make_optimizer,
 )
+from hpfree_jax.hypergradients._leaves import (
+    all_finite,
+    as_dtype_of,
+    like_params,
+    to_floats,
+    where,
+)
+from hpfree_jax.hypergradients._rules import adapt_discount, cosine, dot
 from hpfree_jax.hypergradients._tangent import (
     Tangent,
     cast,
@@ -190,8 +198,8 @@ def hypergradient(
         true = scalar() == 0
         own = lambda tree: jax.tree.map(lambda leaf: jnp.where(true, leaf, leaf), tree)
         values = {name: scalar(start) for name, start in starts.items()}
-        floats = _floats(params)
-        inner_state = own(inner(**values).init(floats))
+        floats = to_floats(params)
+        inner_state = own(make_optimizer(inner, values).init(floats))
         return HypergradientState(
             count=scalar(0, jnp.int32),
             hyperparams=values,
@@ -217,13 +225,13 @@ def hypergradient(
     def update_fn(
         updates, state, params=None, *, value_fn=None, validation_fn=None, **extra_args
     ):
-        check_update_args(params, value_fn, is_myopic)
+        check_update_args(params, value_fn, validation_fn, is_myopic)
         dtype = accumulator_dtype()
         extra_args = {
             **extra_args,
             **({} if value_fn is None else {"value_fn": value_fn}),
         }
-        grads = _floats(updates)
+        grads = to_floats(updates)
         if validation_fn is None:
             target = jax.tree.leaves(grads)
         else:
@@ -232,14 +240,14 @@ def hypergradient(
 
         # 1. Hypergradients.
         raw = {
-            name: _dot(target, jax.tree.leaves(state.tangents[name].params))
+            name: dot(target, jax.tree.leaves(state.tangents[name].params))
             for name in starts
         }
         is_usable = {name: jnp.isfinite(value) for name, value in raw.items()}
-        hypergradients = _where(is_usable, raw, 0)
+        hypergradients = where(is_usable, raw, 0)
         discount_count = state.discount_count
         if is_discount_adapted:
-            new_discount, discount_count = _adapt_discount(state, target)
+            new_discount, discount_count = adapt_discount(state, target)
         else:
             new_discount = jnp.asarray(discount, dtype) + 0 * state.discount
 
@@ -247,12 +255,12 @@ def hypergradient(
         signals = hypergradients
         if rule == "multiplicative":
             signals = {
-                name: _cosine(
+                name: cosine(
                     value, target, jax.tree.leaves(state.tangents[name].params)
                 )
                 for name, value in hypergradients.items()
             }
-            signals = _where(is_usable, signals, 0)
+            signals = where(is_usable, signals, 0)
         if clip_hypergradient is not None:
             cap = jnp.asarray(clip_hypergradient, dtype)
             signals = {name: jnp.clip(s, -cap, cap) for name, s in signals.items()}
@@ -294,7 +302,7 @@ def hypergradient(
             inner,
             grads,
             state.inner_state,
-            _floats(params),
+            to_floats(params),
             values,
             state.tangents,
             gradient_tangents,
@@ -303,20 +311,17 @@ def hypergradient(
             extra_args,
         )
 
-        is_finite = _all_finite((grads, new_updates))
+        is_finite = all_finite((grads, new_updates))
         is_tangent_finite = {
-            name: is_finite & _all_finite(tangent)
+            name: is_finite & all_finite(tangent)
             for name, tangent in new_tangents.items()
         }
         all_usable = is_finite
         for name in starts:
             all_usable &= is_usable[name] & is_tangent_finite[name]
         keep = lambda new, old: jax.tree.map(
-            lambda new, old: jnp.where(is_finite, _as(new, old), old), new, old
+            lambda new, old: jnp.where(is_finite, as_dtype_of(new, old), old), new, old
         )
-        restart = lambda tree: {
-            name: _where(is_tangent_finite[name], tree[name], 0) for name in starts
-        }
         signal_product = sum(
             (signals[name] * state.signals[name] for name in starts),
             start=jnp.zeros_like(state.signal_product),
@@ -324,99 +329,19 @@ def hypergradient(
         new_state = HypergradientState(
             count=keep(optax.safe_increment(state.count), state.count),
             hyperparams=keep(values, state.hyperparams),
-            hypergradients=_where(is_finite, hypergradients, 0),
+            hypergradients=where(is_finite, hypergradients, 0),
             discount=keep(new_discount, state.discount),
             hyper_learning_rate=keep(rate, state.hyper_learning_rate),
-            tangents=restart(new_tangents),
+            tangents=where(is_tangent_finite, new_tangents, 0),
             inner_state=keep(inner_state, state.inner_state),
             num_non_finite=state.num_non_finite + (~all_usable).astype(jnp.int32),
-            signals=_where(is_finite, signals, 0),
+            signals=where(is_finite, signals, 0),
             signal_product=jnp.where(is_finite, signal_product, 0),
             discount_count=keep(discount_count, state.discount_count),
-            direct_tangents=restart(direct_tangents) if direct_tangents else None,
+            direct_tangents=direct_tangents
+            and where(is_tangent_finite, direct_tangents, 0),
             hyper_state=keep(hyper_state, state.hyper_state),
         )
-        return _like_params(new_updates, updates, params, is_finite), new_state
+        return like_params(new_updates, updates, params, is_finite), new_state
 
     return transformation(init_fn, update_fn)
-
-
-def _adapt_discount(state, target):
-    """MARTHE's rule: mu and c, from last call's D and B and the gradient now."""
-    quotients = []
-    for name, direct in state.direct_tangents.items():
-        expected = _dot(target, jax.tree.leaves(direct))
-        is_safe = (expected != 0) & jnp.isfinite(expected)
-        quotient = state.hypergradients[name] / jnp.where(is_safe, expected, 1)
-        quotient = jnp.where(is_safe & jnp.isfinite(quotient), quotient, 0)
-        quotients.append(jnp.clip(quotient, 0, 1))
-    mean = sum(quotients) / len(quotients)
-    count = (state.discount_count + 1) * state.discount
-    return mean ** (1 / (count + 1)), count
-
-
-def _dot(one, other):
-    """The real inner product of two lists of leaves, in the precision of scalars."""
-    # A sum and not a vdot, which fails on leaves sharded along their last axis.
-    products = [
-        jnp.real(jnp.sum(jnp.conj(a) * b)) for a, b in zip(one, other, strict=True)
-    ]
-    return total(products)
-
-
-def _cosine(dot, one, other):
-    norm = _norm(one) * _norm(other)
-    return jnp.where(norm > 0, dot / jnp.where(norm > 0, norm, 1), 0)
-
-
-def _norm(leaves):
-    squares = [jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in leaves]
-    return jnp.sqrt(total(squares))
-
-
-def _all_finite(tree):
-    """Whether no leaf holds a NaN or an infinity (or numbers whose sum overflows)."""
-    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
-    return jnp.isfinite(total(sums))
-
-
-def _where(flag: Any, tree: Any, value: ArrayLike) -> Any:
-    """The tree where the flag, or the tree of flags, holds, and a value elsewhere."""
-    if isinstance(flag, dict):
-        return {name: jnp.where(flag[name], tree[name], value) for name in tree}
-    return jax.tree.map(lambda leaf: jnp.where(flag, leaf, value), tree)
-
-
-def _floats(tree):
-    """The tree in at least the precision of scalars; MaskedNode for other leaves."""
-    dtype = accumulator_dtype()
-    return jax.tree.map(
-        lambda leaf: (
-            leaf.astype(jnp.promote_types(leaf.dtype, dtype))
-            if is_inexact(leaf)
-            else optax.MaskedNode()
-        ),
-        tree,
-    )
-
-
-def _as(new, old):
-    """The new leaf in the dtype of the old one; random keys have no other."""
-    return (
-        new if jnp.issubdtype(old.dtype, jax.dtypes.extended) else new.astype(old.dtype)
-    )
-
-
-def _like_params(new_updates, updates, params, is_finite):
-    """The updates in the dtype of params; zero for a leaf that is not a float."""
-    new_leaves = iter(jax.tree.leaves(new_updates))
-
-    def restore(update, param):
-        if is_inexact(update):
-            new = next(new_leaves)
-            return jnp.where(is_finite, new, 0).astype(param.dtype)
-        if jnp.issubdtype(param.dtype, jnp.number) or param.dtype == bool:
-            return jnp.zeros(param.shape, param.dtype)
-        return update  # a random key, which has no zero
-
-    return jax.tree.map(restore, updates, params)

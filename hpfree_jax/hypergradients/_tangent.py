@@ -38,30 +38,6 @@ def like_floats(tree: PyTree, values: Sequence[Any]) -> PyTree:
     )
 
 
-def push_forward(
-    function: Callable[..., tuple[PyTree, PyTree]],
-    primals: tuple[PyTree, ...],
-    tangents: Sequence[tuple[PyTree, ...]],
-) -> tuple[PyTree, list[PyTree], PyTree]:
-    """Evaluates ``function``, and its derivative along each of the directions.
-
-    Args:
-      function: returns (output, auxiliary output without a derivative).
-      primals: where to evaluate it.
-      tangents: one tuple like ``primals`` for each direction.
-
-    Returns:
-      Output, its tangents, auxiliary output. All directions share one linearisation;
-      a single one needs none, and then nothing is kept for later.
-    """
-    if len(tangents) == 1:
-        output, tangent, aux = jax.jvp(function, primals, tangents[0], has_aux=True)
-        return output, [tangent], aux
-    output, linear, aux = jax.linearize(function, *primals, has_aux=True)
-    # A loop and not vmap: the same FLOPs, no stacked copies, each leaf as it is.
-    return output, [linear(*direction) for direction in tangents], aux
-
-
 class Tangent(NamedTuple):
     """Derivative of the training state with respect to one hyperparameter, Z."""
 
@@ -69,21 +45,26 @@ class Tangent(NamedTuple):
     inner_state: PyTree | None  # like the inner state; None when the discount is 0
 
 
+def weighted(weight, leaves):
+    return [weight * leaf for leaf in leaves]
+
+
 def hessian_vector_products(value_fn, params, tangents, weights):
     """By name, the leaves of H (weight Z), the tangent of the gradient."""
     gradient, floats = gradient_of("value_fn", value_fn, params)
-    directions = [
-        (
-            [
-                (weights[name] * z).astype(leaf.dtype)
-                for z, leaf in zip(jax.tree.leaves(tangent.params), floats, strict=True)
-            ],
+    directions = []
+    for name, tangent in tangents.items():
+        carried = weighted(weights[name], jax.tree.leaves(tangent.params))
+        directions.append(
+            [z.astype(leaf.dtype) for z, leaf in zip(carried, floats, strict=True)]
         )
-        for name, tangent in tangents.items()
-    ]
-    _, products, _ = push_forward(
-        lambda floats: (gradient(floats), None), (floats,), directions
-    )
+    if len(directions) == 1:
+        _, product = jax.jvp(gradient, (floats,), (directions[0],))
+        products = [product]
+    else:
+        _, linear = jax.linearize(gradient, floats)
+        # A loop and not vmap: the same FLOPs, no stacked copies, each leaf as it is.
+        products = [linear(direction) for direction in directions]
     return {
         name: cast(product, accumulator_dtype())
         for name, product in zip(tangents, products, strict=True)
@@ -132,66 +113,51 @@ def step_with_tangents(
     param_leaves, merge_params = split(params)
     state_leaves, merge_state = split(inner_state)
 
-    def step(values, grad_leaves=grad_leaves, state_leaves=state_leaves, params=params):
+    def step(values, grad_leaves, state_leaves, param_leaves):
         updates, new_state = optax.with_extra_args_support(inner(**values)).update(
-            merge_grads(grad_leaves), merge_state(state_leaves), params, **extra_args
+            merge_grads(grad_leaves),
+            merge_state(state_leaves),
+            merge_params(param_leaves),
+            **extra_args,
         )
         floats = (split(updates)[0], split(new_state)[0])
         return floats, (updates, new_state)
 
-    def full_step(values, grad_leaves, state_leaves, param_leaves):
-        return step(values, grad_leaves, state_leaves, merge_params(param_leaves))
-
-    is_myopic = all(tangent is None for tangent in gradient_tangents.values())
-    unit = {
-        name: {other: jnp.full_like(values[other], other == name) for other in values}
-        for name in values
-    }
-    primals: tuple[Any, ...]
-    directions: list[tuple[Any, ...]]
-    if is_myopic:
-        function, primals = step, (values,)
-        directions = [(unit[name],) for name in values]
-    else:
-        function = full_step
-        primals = (values, grad_leaves, state_leaves, param_leaves)
-        carry = lambda name, tree: [weights[name] * z for z in jax.tree.leaves(tree)]
-        directions = [
-            (
-                unit[name],
-                gradient_tangents[name],
-                carry(name, tangents[name].inner_state),
-                carry(name, tangents[name].params),
+    step = flat_root_at_zero(step)
+    here = (grad_leaves, state_leaves, param_leaves)
+    aux: Any = None  # updates and inner state, the same in each evaluation
+    new_tangents, direct_tangents = {}, {}
+    # One evaluation for each scalar: along it alone, the derivatives with respect to
+    # the others cost nothing, and XLA merges what the evaluations have in common.
+    for name, value in values.items():
+        along = lambda value, *here, name=name: step({**values, name: value}, *here)
+        one = jnp.ones_like(value)
+        if wants_direct_tangents or gradient_tangents[name] is None:
+            _, (direct, _), aux = jax.jvp(
+                lambda value, along=along: along(value, *here),
+                (value,),
+                (one,),
+                has_aux=True,
             )
-            for name in values
+            direct_tangents[name] = like_floats(params, direct)
+        if gradient_tangents[name] is None:
+            new_tangents[name] = Tangent(direct_tangents[name], None)
+            continue
+        carried = [
+            weighted(weights[name], jax.tree.leaves(tree))
+            for tree in (tangents[name].inner_state, tangents[name].params)
         ]
-        if wants_direct_tangents:
-            zeros = [jax.tree.map(jnp.zeros_like, primal) for primal in primals[1:]]
-            directions += [(unit[name], *zeros) for name in values]
-
-    _, pushed, (updates, new_state) = push_forward(
-        flat_root_at_zero(function), primals, directions
-    )
-    new_tangents = {}
-    for name, direction, (update_tangent, state_tangent) in zip(
-        values, directions, pushed, strict=False
-    ):
-        if is_myopic:
-            new_tangents[name] = Tangent(like_floats(params, update_tangent), None)
-        else:
-            moved = [z + u for z, u in zip(direction[3], update_tangent, strict=True)]
-            new_tangents[name] = Tangent(
-                like_floats(params, moved), like_floats(new_state, state_tangent)
-            )
-    direct_tangents = None
-    if wants_direct_tangents:
-        direct_tangents = {
-            name: like_floats(params, update_tangent)
-            for name, (update_tangent, _) in zip(
-                values, pushed[len(values) :], strict=True
-            )
-        }
-    return updates, new_state, new_tangents, direct_tangents
+        _, (update_tangent, state_tangent), aux = jax.jvp(
+            along,
+            (value, *here),
+            (one, gradient_tangents[name], *carried),
+            has_aux=True,
+        )
+        moved = [z + u for z, u in zip(carried[1], update_tangent, strict=True)]
+        new_tangents[name] = Tangent(
+            like_floats(params, moved), like_floats(inner_state, state_tangent)
+        )
+    return *aux, new_tangents, direct_tangents if wants_direct_tangents else None
 
 
 def cast(leaves, dtype):

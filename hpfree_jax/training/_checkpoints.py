@@ -67,12 +67,15 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, np.ndarray]:
+    def restore(
+        self, step: int, like: TrainState, num_metrics: int = len(METRICS)
+    ) -> tuple[TrainState, np.ndarray]:
         """Reads a checkpoint.
 
         Args:
           step: the step it was saved after.
           like: a state of the structure, shapes and dtypes that are expected.
+          num_metrics: how many metrics a step has.
 
         Raises:
           UserError: if the stored arrays are others, naming the first that differs, or
@@ -81,7 +84,7 @@ class Checkpoints:
         previous_hook = sys.unraisablehook
         sys.unraisablehook = _without_late_reads(previous_hook)
         try:
-            restored = self._restore(step, like)
+            restored = self._restore(step, like, num_metrics)
             sys.unraisablehook = previous_hook  # after a failure, reads still end
             return restored
         except UserError:
@@ -96,7 +99,9 @@ class Checkpoints:
                 f"to {action}"
             ) from error
 
-    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, np.ndarray]:
+    def _restore(
+        self, step: int, like: TrainState, num_metrics: int
+    ) -> tuple[TrainState, np.ndarray]:
         args = self._ocp.args
         expected = _named(like)
         found = self._manager.item_metadata(step)["state"]
@@ -116,7 +121,7 @@ class Checkpoints:
         pending = np.array(restored["pending"]["metrics"], np.float32)
         if int(state.step) != step:
             raise ValueError(f"it holds the state after step {int(state.step)}")
-        return state, pending.reshape(-1, len(METRICS))
+        return state, pending.reshape(-1, num_metrics)
 
 
 def _without_late_reads(hook):

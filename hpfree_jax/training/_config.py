@@ -6,16 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from hpfree_jax._user_input import UserError, look_up
+from hpfree_jax.training._hypergradient_methods import RULES
 from hpfree_jax.training._losses import LOSSES
 from hpfree_jax.training._model_config import ModelConfig, check_positive, option
-from hpfree_jax.training._optimizers import METHODS, depends_on_total_steps
+from hpfree_jax.training._optimizers import (
+    INNERS,
+    METHODS,
+    depends_on_total_steps,
+    method_settings,
+)
 from hpfree_jax.training._schedules import SCHEDULES
 
 INITS = ("principled", "agd", "default")
 
 METHOD_SETTINGS = (
     *("gain", "momentum", "learning_rate", "schedule"),
-    *("warmup_fraction", "weight_decay"),
+    *("warmup_fraction", "weight_decay", "inner", "hyper_learning_rate", "rule"),
+    *("discount", "adaptation_rate"),
 )
 # What a resumed run may change: none of it changes the steps already made.
 RESUMABLE = (
@@ -44,10 +51,11 @@ class TrainConfig(ModelConfig):
     gain: Annotated[float | None, option("agd: factor of its updates.")] = None
     momentum: Annotated[float | None, option("agd, sgd: decay of the average.")] = None
     learning_rate: Annotated[
-        float | None, option("The optax methods: largest learning rate.")
+        float | None,
+        option("Optax's methods: the largest. hd, rtho, marthe: the first."),
     ] = None
     scale_learning_rate: Annotated[
-        bool, option("The optax methods: multiply the rate by the model's factor.")
+        bool, option("Multiply the learning rate by the model's factor.")
     ] = False
     schedule: Annotated[
         str | None, option("The optax methods: shape of the rate.", SCHEDULES)
@@ -56,6 +64,29 @@ class TrainConfig(ModelConfig):
         float | None, option("The optax methods: share of the steps that warm up.")
     ] = None
     weight_decay: Annotated[float | None, option("adamw, nadamw: decay.")] = None
+
+    inner: Annotated[
+        str | None,
+        option("hd, rtho, marthe: optimizer whose rate they adapt; None: sgd.", INNERS),
+    ] = None
+    hyper_learning_rate: Annotated[
+        float | None,
+        option("hd, rtho, marthe: step of the rate; None: 0.05, multiplicative."),
+    ] = None
+    rule: Annotated[
+        str | None,
+        option("hd, rtho, marthe: how; None: additive if the step is given.", RULES),
+    ] = None
+    discount: Annotated[
+        float | None, option("marthe: weight of the past, in [0, 1]; None: adaptive.")
+    ] = None
+    adaptation_rate: Annotated[
+        float | None, option("hd, rtho, marthe: how the step adapts; 0: not at all.")
+    ] = None
+    validation_fraction: Annotated[
+        float | None,
+        option("Share of the training data held out; None: 0.1 for rtho, marthe."),
+    ] = None
 
     data_dir: Annotated[
         Path | None,
@@ -88,10 +119,17 @@ class TrainConfig(ModelConfig):
         """The initialisation, the method's own where none is given."""
         return self.init or METHODS[self.method].init
 
+    @property
+    def held_out(self) -> float:
+        """The share of the training data held out, the method's own if not given."""
+        if self.validation_fraction is None:
+            return METHODS[self.method].validation_fraction
+        return self.validation_fraction
+
     def check(self) -> None:
         """Raises UserError for what can be seen to be wrong without any data."""
         super().check()
-        look_up("method", self.method, METHODS)
+        settings = method_settings(self.method, self.method_settings)
         look_up("loss", self.loss, LOSSES)
         if self.init is not None:
             look_up("init", self.init, dict.fromkeys(INITS))
@@ -100,11 +138,14 @@ class TrainConfig(ModelConfig):
             *("epochs", "batch_size", "log_every", "evaluate_every"),
             *("checkpoint_every", "steps_per_call"),
         )
-        has_rate = "learning_rate" in METHODS[self.method].settings
-        if self.scale_learning_rate and not has_rate:
+        if self.scale_learning_rate and "learning_rate" not in settings:
             raise UserError(
                 f"`scale_learning_rate` does not apply to method {self.method}, "
                 "which has no learning rate to scale; leave it out"
+            )
+        if not 0 <= self.held_out < 1:
+            raise UserError(
+                f"`validation_fraction` must lie in [0, 1), got {self.held_out}"
             )
         if not 0 <= self.seed < 2**32:
             raise UserError(f"`seed` must lie in [0, 2**32), got {self.seed}")

@@ -8,18 +8,19 @@ import numpy as np
 
 from hpfree_jax.training._checkpoints import Checkpoints
 from hpfree_jax.training._config import TrainConfig
+from hpfree_jax.training._held_out import Examples
 from hpfree_jax.training._interrupt import Interrupt
 from hpfree_jax.training._losses import LOSSES
 from hpfree_jax.training._metrics import MetricsFile
 from hpfree_jax.training._progress import Progress
 from hpfree_jax.training._state import Task, TrainState
 from hpfree_jax.training._steps import (
-    METRICS,
-    Examples,
     all_finite,
     make_epoch_order,
     make_evaluate,
     make_train_steps,
+    make_validation_order,
+    metric_names,
 )
 
 
@@ -61,7 +62,7 @@ def run_loop(
       config: the configuration, already checked.
       task: the static parts of the run.
       state: where to start; it is donated, so do not use it afterwards.
-      pending: metrics, ``(steps, 3)``, of the steps since the last window's end.
+      pending: metrics, ``(steps, metrics)``, of the steps since the last window's end.
       metrics_file: where the metrics go.
       checkpoints: where the states go.
 
@@ -74,19 +75,25 @@ def run_loop(
     steps_per_call = config.steps_per_call or (1 if on_cpu else config.log_every)
     loss = LOSSES[config.loss]
     train_steps = make_train_steps(task, loss)
-    evaluate = make_evaluate(task, loss)
-    epoch_order = make_epoch_order(task)
-    examples = Examples(
-        *jax.device_put((task.dataset.train_images, task.dataset.train_labels))
-    )
+    data = task.dataset
+    splits = {"test": Examples(data.test_images, data.test_labels)}
+    if task.held_out is not None:
+        splits["validation"] = task.held_out
+    evaluate = {
+        name: make_evaluate(task, loss, split) for name, split in splits.items()
+    }
+    names = metric_names(task)
+    examples = Examples(*jax.device_put((data.train_images, data.train_labels)))
+    orders = _make_orders(task)
 
     step = int(state.step)
     window: list[np.ndarray | jax.Array] = [pending] if len(pending) else []
-    order = epoch_order(step // steps_per_epoch)
+    order, held_out = orders(step // steps_per_epoch)
     # Compiled on a copy before the clock starts.
     num_steps = min(steps_per_call, config.log_every, steps_per_epoch)
     copy = jax.tree.map(lambda x: x.copy(), state)
-    jax.block_until_ready(train_steps(copy, examples, order, num_steps)[1])
+    warm_up = train_steps(copy, examples, order, num_steps, held_out)
+    jax.block_until_ready(warm_up[1])
     clock = _Clock(config.batch_size)
     with Interrupt() as interrupt, Progress(total_steps, step) as progress:
         while step < total_steps:
@@ -94,8 +101,8 @@ def run_loop(
             to_window_end = config.log_every - position % config.log_every
             num_steps = min(steps_per_call, to_window_end, steps_per_epoch - position)
             if position == 0:
-                order = epoch_order(epoch)
-            state, metrics = train_steps(state, examples, order, num_steps)
+                order, held_out = orders(epoch)
+            state, metrics = train_steps(state, examples, order, num_steps, held_out)
             window.append(metrics)
             step, position = step + num_steps, position + num_steps
             clock.count(num_steps)
@@ -109,7 +116,7 @@ def run_loop(
                 metrics_file.append(
                     step=step,
                     epoch=step / steps_per_epoch,
-                    **dict(zip(METRICS, means, strict=True)),
+                    **dict(zip(names, means, strict=True)),
                     images_per_second=rate,
                 )
                 clock.start()
@@ -117,17 +124,13 @@ def run_loop(
                 epoch += 1
                 is_last = epoch == config.epochs
                 if is_last or epoch % config.evaluate_every == 0:
-                    test_loss, test_accuracy = evaluate(state)
-                    if not np.isfinite(test_loss):
-                        raise NonFiniteLoss(step, f"non-finite test loss ({test_loss})")
-                    metrics_file.append(
-                        step=step, test_loss=test_loss, test_accuracy=test_accuracy
-                    )
-                    progress.report(
-                        f"epoch {epoch}/{config.epochs}  "
-                        f"test loss {test_loss:.4f}  "
-                        f"test accuracy {test_accuracy:.2%}"
-                    )
+                    found = _evaluate(evaluate, state, step)
+                    metrics_file.append(step=step, **found)
+                    text = f"epoch {epoch}/{config.epochs}"
+                    text += f"  test loss {found['test_loss']:.4f}"
+                    for name in evaluate:
+                        text += f"  {name} accuracy {found[f'{name}_accuracy']:.2%}"
+                    progress.report(text)
                 if is_last or epoch % config.checkpoint_every == 0:
                     _save(checkpoints, step, state, window)
                 clock.start()
@@ -135,6 +138,31 @@ def run_loop(
                 _save(checkpoints, step, state, window)
                 break
     return LoopResult(state, step, step < total_steps, clock.images_per_second)
+
+
+def _make_orders(task: Task):
+    """Returns a function from the epoch to what its steps read.
+
+    That is the order of the training data, and the held-out examples with theirs, or
+    None for a method that does not use them.
+    """
+    order = make_epoch_order(task)
+    if task.held_out is None or "validation_fn" not in task.extra_args:
+        return lambda epoch: (order(epoch), None)
+    examples = Examples(*jax.device_put(tuple(task.held_out)))
+    validation_order = make_validation_order(task)
+    return lambda epoch: (order(epoch), (examples, validation_order(epoch)))
+
+
+def _evaluate(evaluate, state: TrainState, step: int) -> dict[str, float]:
+    """Returns loss and accuracy on each split."""
+    found = {}
+    for name, evaluate_split in evaluate.items():
+        value, accuracy = evaluate_split(state)
+        if not np.isfinite(value):
+            raise NonFiniteLoss(step, f"non-finite {name} loss ({value})")
+        found |= {f"{name}_loss": value, f"{name}_accuracy": accuracy}
+    return found
 
 
 class _Clock:
@@ -168,7 +196,7 @@ class _Clock:
 def _fetch(window, last_step: int) -> np.ndarray:
     """Returns the metrics of the window's steps; raises at the first bad loss."""
     if not window:
-        return np.zeros((0, len(METRICS)), np.float32)
+        return np.zeros((0, 0), np.float32)
     values = np.concatenate(jax.device_get(window))
     bad = ~np.isfinite(values[:, 0])
     if bad.any():

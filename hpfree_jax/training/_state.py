@@ -1,5 +1,6 @@
 """What a training run carries from step to step, and how it begins."""
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -10,12 +11,14 @@ from flax import nnx
 from jaxtyping import Array, Int, PyTree
 
 import hpfree_jax as hp
-from hpfree_jax._user_input import UserError, look_up
+from hpfree_jax._user_input import UserError
 from hpfree_jax.data import Dataset
 from hpfree_jax.models import build_model
 from hpfree_jax.training._config import TrainConfig
+from hpfree_jax.training._held_out import VALIDATION_ORDER, Examples, hold_out
+from hpfree_jax.training._method import Method
 from hpfree_jax.training._model_config import trace_model
-from hpfree_jax.training._optimizers import METHODS, build_optimizer
+from hpfree_jax.training._optimizers import METHODS, build_optimizer, method_settings
 
 
 class TrainState(NamedTuple):
@@ -32,10 +35,23 @@ class Task(NamedTuple):
 
     train_graph: nnx.GraphDef  # the model in training mode
     eval_graph: nnx.GraphDef  # the same with dropout off and statistics fixed
+    method: Method
     optimizer: optax.GradientTransformationExtraArgs
-    dataset: Dataset
+    dataset: Dataset  # without what is held out
+    held_out: Examples | None  # of the training data, for validation
     batch_size: int
     order_key: Array  # from it and the epoch comes the order of the data
+    validation_key: Array  # the same for the data held out
+
+    @property
+    def extra_args(self) -> tuple[str, ...]:
+        """What the optimizer is given beside the loss; see :class:`Method`."""
+        has_validation = self.held_out is not None
+        return tuple(
+            name
+            for name in self.method.extra_args
+            if has_validation or name != "validation_fn"
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -49,13 +65,12 @@ def start(config: TrainConfig, dataset: Dataset) -> tuple[Task, TrainState]:
     Raises:
       UserError: if the configuration does not fit the data.
     """
+    method = METHODS[config.method]
+    key = jax.random.key(config.seed)
+    params_key, order_key = jax.random.split(key)
+    dataset, held_out = hold_out(dataset, config.held_out, config.seed)
+    _check_batch_size(config, dataset, held_out)
     num_examples = len(dataset.train_labels)
-    if config.batch_size > num_examples:
-        raise UserError(
-            f"`batch_size` {config.batch_size} is larger than the {num_examples} "
-            f"training examples of {dataset.name}; take at most {num_examples}"
-        )
-    params_key, order_key = jax.random.split(jax.random.key(config.seed))
     model = build_model(
         config.model,
         dataset.input_shape,
@@ -63,7 +78,6 @@ def start(config: TrainConfig, dataset: Dataset) -> tuple[Task, TrainState]:
         config.model_settings,
         rngs=nnx.Rngs(params_key),
     )
-    method = look_up("method", config.method, METHODS)
     layout, factor = None, 1.0
     if (
         method.uses_layout
@@ -83,12 +97,16 @@ def start(config: TrainConfig, dataset: Dataset) -> tuple[Task, TrainState]:
             raise UserError(f"model {config.model}: {error}") from error
         if config.scale_learning_rate:
             factor = learning_rate_factor(arch)
-            base = config.learning_rate or method.settings["learning_rate"]
+            base = method_settings(config.method, config.method_settings)[
+                "learning_rate"
+            ]
             print(f"learning rate: {base:g}, scaled to {base * factor:g}", flush=True)
+    steps_per_epoch = num_examples // config.batch_size
     optimizer = build_optimizer(
         config.method,
         config.method_settings,
-        total_steps=config.epochs * (num_examples // config.batch_size),
+        total_steps=config.epochs * steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
         layout=layout,
         learning_rate_factor=factor,
     )
@@ -103,10 +121,38 @@ def start(config: TrainConfig, dataset: Dataset) -> tuple[Task, TrainState]:
             f"method {config.method} cannot train model {config.model}: {error}"
         ) from error
     task = Task(
-        train_graph, eval_graph, optimizer, dataset, config.batch_size, order_key
+        train_graph,
+        eval_graph,
+        method,
+        optimizer,
+        dataset,
+        held_out,
+        config.batch_size,
+        order_key,
+        jax.random.fold_in(key, VALIDATION_ORDER),
     )
     state = TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state)
     return task, state
+
+
+def _check_batch_size(config, dataset: Dataset, held_out: Examples | None) -> None:
+    size, num_examples = config.batch_size, len(dataset.train_labels)
+    num_held_out = 0 if held_out is None else len(held_out.labels)
+    if size > num_examples:
+        rest = f" ({num_held_out} others are held out)" if held_out else ""
+        raise UserError(
+            f"`batch_size` {size} is larger than the {num_examples} training examples "
+            f"of {dataset.name}{rest}; take at most {num_examples}"
+        )
+    validates = "validation_fn" in METHODS[config.method].extra_args
+    if held_out and validates and size > num_held_out:
+        enough = math.ceil(1e3 * size / (num_examples + num_held_out)) / 1e3
+        raise UserError(
+            f"`validation_fraction` {config.held_out:g} holds out {num_held_out} "
+            f"examples of {dataset.name}, fewer than a batch of {size}, which method "
+            f"{config.method} needs; take at least {enough:g}, a `batch_size` of at "
+            f"most {num_held_out}, or 0 to use the training loss"
+        )
 
 
 def learning_rate_factor(arch: hp.Architecture) -> float:

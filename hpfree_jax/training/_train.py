@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import math
 import os
 import shlex
@@ -22,7 +23,7 @@ from hpfree_jax.training._interrupt import Interrupt
 from hpfree_jax.training._loop import NonFiniteLoss, run_loop
 from hpfree_jax.training._run_directory import RunDirectory, default_directory
 from hpfree_jax.training._state import Task, TrainState, start
-from hpfree_jax.training._steps import METRICS
+from hpfree_jax.training._steps import metric_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,8 @@ class TrainResult:
     test_loss: float | None
     images_per_second: float | None  # of this session, None if it made no step
     seconds: float  # of this session, everything included
+    validation_accuracy: float | None = None  # the same, if a split is held out
+    validation_loss: float | None = None
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -93,7 +96,8 @@ def _continue(run: RunDirectory, stored, config: TrainConfig, begin) -> TrainRes
     with Checkpoints(run.checkpoints) as checkpoints:
         step, pending = checkpoints.latest() or 0, _NO_METRICS
         if step:
-            state, pending = checkpoints.restore(step, state)
+            num_metrics = len(metric_names(task))
+            state, pending = checkpoints.restore(step, state, num_metrics)
         total = config.epochs * task.steps_per_epoch
         if step >= total:
             more = 2 * stored.epochs
@@ -160,7 +164,8 @@ def _start(config: TrainConfig, dataset: Dataset) -> tuple[Task, TrainState]:
     with _enough_memory(config):
         if (config.width or 0) >= 2**31:
             raise OverflowError(f"width {config.width} is not below 2**31")
-        shapes = jax.eval_shape(lambda: start(config, dataset)[1])
+        with contextlib.redirect_stdout(io.StringIO()):  # it is printed below
+            shapes = jax.eval_shape(lambda: start(config, dataset)[1])
         leaves = jax.tree.leaves(shapes)
         size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
         if size > (memory := _memory()):
@@ -192,12 +197,17 @@ def resume_command(directory: Path) -> str:
     return f"hpfree train --resume {shlex.quote(str(directory))}"
 
 
-_NO_METRICS = np.zeros((0, len(METRICS)), np.float32)
+_NO_METRICS = np.zeros((0, 0), np.float32)
 
 
 def _run(config, directory, checkpoints, task, state, pending, begin) -> TrainResult:
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     summary: dict[str, Any] = {"num_params": num_params}
+    if task.held_out:
+        held_out, rest = len(task.held_out.labels), len(task.dataset.train_labels)
+        print(
+            f"held out: {held_out} of {held_out + rest} training examples", flush=True
+        )
     try:
         with _enough_memory(config):
             result = run_loop(
@@ -205,7 +215,7 @@ def _run(config, directory, checkpoints, task, state, pending, begin) -> TrainRe
             )
     except NonFiniteLoss as error:
         summary |= {"status": "diverged", "step": error.step}
-        _write_results(config, directory, summary, begin)
+        _write_results(config, task, directory, summary, begin)
         good = checkpoints.latest()
         kept = (
             "no checkpoint was made before"
@@ -214,7 +224,7 @@ def _run(config, directory, checkpoints, task, state, pending, begin) -> TrainRe
         )
         raise DivergedError(
             f"{error}; {kept}; all files stay in {directory.path}; try a smaller step "
-            f"({_remedy(config)}) in a new run"
+            f"({task.method.remedy}) in a new run"
         ) from error
     summary |= {
         "status": "interrupted" if result.interrupted else "finished",
@@ -223,7 +233,8 @@ def _run(config, directory, checkpoints, task, state, pending, begin) -> TrainRe
         "images_per_second": result.images_per_second,
     }
     with Interrupt() as interrupt:  # a picture takes a second: finish it
-        _write_results(config, directory, summary, begin)
+        opt_state = result.state.opt_state
+        _write_results(config, task, directory, summary, begin, opt_state)
     return TrainResult(
         directory.path,
         result.state,
@@ -234,22 +245,30 @@ def _run(config, directory, checkpoints, task, state, pending, begin) -> TrainRe
         summary["test_loss"],
         result.images_per_second,
         summary["seconds"],
+        summary.get("validation_accuracy"),
+        summary.get("validation_loss"),
     )
 
 
-def _remedy(config: TrainConfig) -> str:
-    return "--gain" if config.method == "agd" else "--learning-rate"
-
-
-def _write_results(config, directory: RunDirectory, summary, begin) -> None:
+def _write_results(
+    config, task: Task, directory: RunDirectory, summary, begin, opt_state=None
+) -> None:
     """Adds the latest metrics to the summary; writes it and the picture."""
     lines = directory.metrics.read()
-    for key in ("loss", "accuracy", "test_loss", "test_accuracy"):
+    splits = ["test", "validation"] if task.held_out else ["test"]
+    evaluated = [f"{split}_{key}" for split in splits for key in ("loss", "accuracy")]
+    for key in ("loss", "accuracy", *evaluated):
         values = [line[key] for line in lines if key in line]
         summary[key] = values[-1] if values else None
     title = f"{config.model} on {config.dataset} with {config.method}"
     if summary["test_accuracy"] is not None:
         title += f": test accuracy {summary['test_accuracy']:.2%}"
-    plot_curves(lines, directory.curves, title)
+    plot_curves(
+        lines,
+        directory.curves,
+        title,
+        task.method.panels(lines, opt_state),
+        is_rate_scheduled="schedule" in task.method.settings,
+    )
     summary["seconds"] = time.perf_counter() - begin
     directory.write_json("summary.json", summary)

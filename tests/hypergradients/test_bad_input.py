@@ -60,6 +60,9 @@ RATE = {"learning_rate": 0.1}
             r"must be a pair \(low, high\)",
         ),
         ({"bounds": {"learning_rate": (1, 0)}}, ValueError, r"must be a pair \(low, h"),
+        ({"bounds": {"learning_rate": ("0", "1")}}, ValueError, "pair .* of numbers"),
+        ({"bounds": {"learning_rate": (0, np.nan)}}, ValueError, "pair .* of numbers"),
+        ({"bounds": (0, 1)}, TypeError, "`bounds` must map names to pairs, as in"),
         ({"discount": 1.5}, ValueError, r"`discount` must lie in \[0, 1\], or be None"),
         ({"discount": -1}, ValueError, r"`discount` must lie in \[0, 1\], or be None"),
         ({"discount": "auto"}, ValueError, r"`discount` must lie in \[0, 1\], or be N"),
@@ -129,7 +132,25 @@ def test_a_loss_that_is_not_a_scalar_is_named(name, value_fn, found):
         update(hp.rtho(optax.sgd, 0.1, 0.1), jnp.ones(2), jnp.ones(2), **functions)
 
 
+@pytest.mark.parametrize("name", ["value_fn", "validation_fn"])
+def test_a_loss_that_is_not_a_function_is_named(name):
+    functions = {"value_fn": lambda w: jnp.sum(w**2), name: jnp.ones(())}
+    with pytest.raises(TypeError, match=f"`{name}` must be a function of the param"):
+        update(hp.rtho(optax.sgd, 0.1, 0.1), jnp.ones(2), jnp.ones(2), **functions)
+
+
 @pytest.mark.parametrize("alias", [hp.hd, hp.marthe])
 def test_the_additive_rule_needs_its_rate(alias):
     with pytest.raises(ValueError, match="needs a `hyper_learning_rate`, in units"):
         alias(optax.sgd, 0.1, rule="additive")
+
+
+def test_a_factory_of_something_else_is_named():
+    def schedule(learning_rate):
+        return optax.constant_schedule(learning_rate)
+
+    tx = hp.hd(schedule, 0.1)
+    with pytest.raises(
+        TypeError, match="must return an optax transformation; schedule"
+    ):
+        tx.init(jnp.zeros(2))

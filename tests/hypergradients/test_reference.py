@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import hpfree_jax as hp
-from tests.reference import load_case
+from tests.reference import STORED_HYPERGRADIENTS, load_case, load_stored
 
 EXACT = 1e-10  # relative, of float64 recurrences over 20 steps
 
@@ -25,7 +25,19 @@ def float64():
 
 
 def load(name):
-    return load_case("adatune", name)
+    """Six traces are stored with the tests, and never skipped."""
+    stored = name in STORED_HYPERGRADIENTS
+    return (load_stored if stored else load_case)("adatune", name)
+
+
+@pytest.mark.parametrize("name", STORED_HYPERGRADIENTS)
+def test_a_stored_trace_is_the_original(name):
+    settings, arrays = load_stored("adatune", name)
+    original_settings, original = load_case("adatune", name)
+    assert settings.items() <= original_settings.items()
+    assert arrays.keys() == original.keys()
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(array, original[key])
 
 
 def cross_entropy(params, batch):

@@ -38,6 +38,26 @@ def test_a_run_prints_its_results(run, tmp_path):
     assert lines[4] == f"curves: {tmp_path / 'run' / 'curves.png'}"
 
 
+def test_a_run_with_validation_prints_it(run, tmp_path):
+    args = ("--validation-fraction=0.1", "--epochs=1", "--output-dir", tmp_path / "run")
+    code, out, err = run(*args)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "held out: 144 of 1438 training examples"
+    assert re.fullmatch(
+        r"epoch 1/1  test loss \d.\d+  test accuracy [\d.]+%  "
+        r"validation accuracy [\d.]+%",
+        lines[1],
+    )
+
+
+def test_the_scaled_rate_is_printed_once(run, tmp_path):
+    args = ("--method=hd", "--scale-learning-rate", "--epochs=1")
+    code, out, _ = run(*args, "--output-dir", tmp_path / "run")
+    assert code == 0
+    assert out.count("learning rate: 0.01, scaled to") == 1
+
+
 def test_the_default_directory_names_the_run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -85,6 +105,20 @@ def error_of(run, *args):
         ("--gain 0", "`gain` must lie in (0, inf), got 0.0"),
         ("--model lenet5", "`depth` 2 does not apply to model lenet5"),
         ("--data-dir /no/such", "`data_dir` '/no/such' is no directory"),
+        ("--method sgd --discount 0.5", "`discount` 0.5 does not apply to method sgd"),
+        ("--method hd --inner sdg", "unknown inner 'sdg' (did you mean 'sgd'?)"),
+        (
+            "--method marthe --discount 2 --validation-fraction 0",
+            "`discount` must lie in [0, 1]",
+        ),
+        ("--method hd --rule additive", "needs a `hyper_learning_rate`"),
+        ("--validation-fraction 1", "`validation_fraction` must lie in [0, 1), got"),
+        ("--validation-fraction 1e-9", "holds out 0 of the 1438 training examples"),
+        ("--method rtho", "fewer than a batch of 256, which method rtho needs"),
+        (
+            "--validation-fraction 0.9",
+            "larger than the 144 training examples of digits (1294 others are held",
+        ),
         ("--resume /no/such", "`resume` /no/such holds no run"),
         ("--epochs ten", "invalid literal for int() with base 10: 'ten'"),
         ("--modle fcn", "Unrecognized options: --modle"),
@@ -159,6 +193,11 @@ def test_a_diverged_run_is_one_line(run, tmp_path):
     assert "non-finite loss" in error
     assert "at step 2" in error
     assert (output / "curves.png").exists()
+
+
+def test_a_diverged_hypergradient_run_says_what_to_lower(run, tmp_path):
+    args = ["--method=hd", "--learning-rate=1e30", "--output-dir", tmp_path / "run"]
+    assert "(--learning-rate or --hyper-learning-rate)" in error_of(run, *args)
 
 
 def test_bias_flags(run, tmp_path):

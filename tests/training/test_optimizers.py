@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 
 import hpfree_jax as hp
 from hpfree_jax.training import METHODS, build_optimizer
+from hpfree_jax.training._method import Length, Method
 from hpfree_jax.training._optimizers import depends_on_total_steps
 
 PARAMS = {"kernel": np.array([[1.0, -2.0], [0.5, 3.0]], np.float32)}
@@ -18,8 +21,14 @@ def run(optimizer, num_steps=3):
     rates = []
     for step in range(num_steps):
         grads = jax.tree.map(lambda g: g * (1 + step), GRADS)  # noqa: B023
+        linear = lambda p: jnp.vdot(grads["kernel"], p["kernel"])  # noqa: B023
         updates, state = optimizer.update(
-            grads, state, params, value=jnp.array(1.0), unknown=None
+            grads,
+            state,
+            params,
+            value=linear(params),
+            value_fn=linear,
+            unknown=None,
         )
         params = optax.apply_updates(params, updates)
         rates.append(float(hp.get_learning_rate(state)))
@@ -38,11 +47,23 @@ def test_every_row_steps_downhill_and_shows_its_rate(name):
     [
         ("agd", {"gain": 2.0}, lambda: hp.agd(2.0)),
         ("agd", {"momentum": 0.5}, lambda: hp.agd(momentum=0.5)),
-        ("sgd", {}, lambda: optax.sgd(0.1, momentum=0.9)),
-        ("sgd", {"momentum": 0.0}, lambda: optax.sgd(0.1)),
+        ("sgd", {}, lambda: optax.sgd(0.01, momentum=0.9)),
+        ("sgd", {"momentum": 0.0}, lambda: optax.sgd(0.01)),
         ("adam", {}, lambda: optax.adam(1e-3)),
         ("adamw", {"weight_decay": 0.1}, lambda: optax.adamw(1e-3, weight_decay=0.1)),
         ("nadamw", {}, lambda: optax.nadamw(1e-3)),
+        ("hd", {}, lambda: hp.hd(functools.partial(optax.sgd, momentum=0.9), 0.01)),
+        ("hd", {"inner": "adam"}, lambda: hp.hd(optax.adam, 1e-3)),
+        (
+            "hd",
+            {"inner": "adam", "hyper_learning_rate": 1e-3, "learning_rate": 0.02},
+            lambda: hp.hd(optax.adam, 0.02, 1e-3, rule="additive"),
+        ),
+        (
+            "marthe",
+            {"inner": "adamw", "weight_decay": 0.1, "discount": 0.0},
+            lambda: hp.hd(functools.partial(optax.adamw, weight_decay=0.1), 1e-3),
+        ),
     ],
 )
 def test_rows_are_the_factories_they_name(name, settings, expected):
@@ -79,6 +100,21 @@ def test_the_rate_in_the_state_follows_the_schedule():
         ("sgd", {"learning_rate": 0.0}, "`learning_rate` must be above 0"),
         ("sgd", {"learning_rate": float("nan")}, "`learning_rate` must be above 0"),
         ("sgd", {"schedule": "foo"}, "unknown schedule 'foo'"),
+        ("sgd", {"inner": "adam"}, "`inner` adam does not apply to method sgd"),
+        ("hd", {"inner": "adamm"}, "unknown inner 'adamm' .did you mean 'adam'"),
+        (
+            "hd",
+            {"inner": "adam", "momentum": 0.5},
+            "`momentum` 0.5 does not apply to method hd with inner adam, which takes",
+        ),
+        ("hd", {"momentum": 1.0}, "`momentum` 1.0 is out of range"),
+        ("hd", {"learning_rate": 0.0}, "`learning_rate` must be above 0"),
+        ("hd", {"discount": 0.5}, "`discount` 0.5 does not apply to method hd"),
+        ("hd", {"rule": "foo"}, "method hd: `rule` must be one of"),
+        ("rtho", {"hyper_learning_rate": -1.0}, "`hyper_learning_rate` must lie in"),
+        ("marthe", {"rule": "additive"}, "needs a `hyper_learning_rate`"),
+        ("marthe", {"discount": 2.0}, "`discount` must lie in .0, 1."),
+        ("marthe", {"adaptation_rate": -1.0}, "`adaptation_rate` must lie in"),
     ],
 )
 def test_what_cannot_be_built_is_named(name, settings, message):
@@ -86,8 +122,48 @@ def test_what_cannot_be_built_is_named(name, settings, message):
         build_optimizer(name, settings, total_steps=10)
 
 
+def test_rtho_and_marthe_differ_by_the_discount():
+    """Hypergradients of (w - 3)^2 / 2 by hand, with the additive rule at 0.01."""
+    rates = {}
+    for name, discount in (("rtho", None), ("marthe", 0.5), ("hd", None)):
+        settings = {"learning_rate": 0.5, "hyper_learning_rate": 0.01, "momentum": 0.0}
+        settings["discount"] = discount
+        tx = build_optimizer(name, settings, total_steps=3)
+        loss = lambda w: jnp.square(w - 3) / 2
+        w = jnp.array(1.0)
+        state = tx.init(w)
+        for _ in range(3):
+            updates, state = tx.update(w - 3, state, w, value_fn=loss)
+            w = optax.apply_updates(w, updates)
+        rates[name] = float(hp.get_learning_rate(state))
+    for name, discount in (("rtho", 1.0), ("marthe", 0.5), ("hd", 0.0)):
+        w, rate, tangent = 1.0, 0.5, 0.0
+        for _ in range(3):
+            gradient = w - 3
+            rate -= 0.01 * gradient * tangent
+            tangent = discount * (1 - rate) * tangent - gradient
+            w -= rate * gradient
+        assert rates[name] == pytest.approx(rate, rel=1e-6)
+    assert len(set(rates.values())) == 3
+
+
+def test_a_row_is_told_the_length_and_may_depend_on_it(monkeypatch):
+    lengths = []
+
+    def build(length, rate):
+        lengths.append(length)
+        return optax.sgd(rate)
+
+    row = Method(build, {"rate": 0.1}, "default", "a test", has_horizon=True)
+    monkeypatch.setitem(METHODS, "row", row)
+    build_optimizer("row", total_steps=6, steps_per_epoch=3)
+    assert lengths == [Length(6, 3)]
+    assert depends_on_total_steps("row", {})
+
+
 def test_only_schedules_and_warmup_depend_on_the_length():
     assert not depends_on_total_steps("agd", {})
     assert not depends_on_total_steps("sgd", {"learning_rate": 0.1})
+    assert not depends_on_total_steps("marthe", {"inner": "adam"})
     assert depends_on_total_steps("sgd", {"schedule": "cosine"})
     assert depends_on_total_steps("adam", {"warmup_fraction": 0.1})

@@ -256,9 +256,9 @@ def test_ctrl_c_while_drawing_lets_the_picture_be_finished(
 ):
     plot_curves, run = train_module.plot_curves, tmp_path / "run"
 
-    def plot(*args):
+    def plot(*args, **options):
         signal.raise_signal(signal.SIGINT)
-        plot_curves(*args)
+        plot_curves(*args, **options)
 
     monkeypatch.setattr(train_module, "plot_curves", plot)
     assert main(["train", *TINY_ARGS, "--output-dir", str(run)]) == 130

@@ -1,3 +1,6 @@
+import functools
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +10,15 @@ from flax import nnx
 
 from hpfree_jax.models import MODELS, Model
 from hpfree_jax.training import square_loss
+from hpfree_jax.training._held_out import Examples
 from hpfree_jax.training._state import start
 from hpfree_jax.training._steps import (
-    Examples,
     all_finite,
     make_epoch_order,
     make_evaluate,
     make_train_steps,
+    make_validation_order,
+    metric_names,
 )
 
 
@@ -23,12 +28,23 @@ def begin(config, digits):
 
     def make(**changes):
         task, state = start(config(**changes), digits)
-        examples = Examples(
-            jnp.asarray(digits.train_images), jnp.asarray(digits.train_labels)
-        )
+        images, labels = task.dataset.train_images, task.dataset.train_labels
+        examples = Examples(jnp.asarray(images), jnp.asarray(labels))
         return task, state, examples, make_epoch_order(task)(0)
 
     return make
+
+
+def held_out(task, epoch=0):
+    """What a step of a method with a ``validation_fn`` takes beside its examples."""
+    if "validation_fn" not in task.extra_args:
+        return None
+    examples = Examples(*map(jnp.asarray, task.held_out))
+    return examples, make_validation_order(task)(epoch)
+
+
+def all_test(task):
+    return Examples(task.dataset.test_images, task.dataset.test_labels)
 
 
 def test_a_step_matches_one_written_out(begin, digits):
@@ -69,15 +85,24 @@ def test_each_step_takes_the_next_batch_of_the_order(begin, digits):
     np.testing.assert_allclose(metrics[:, 0], batches.mean(1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["agd", "adamw"])
-def test_scanned_steps_equal_single_steps(begin, method):
-    task, state, examples, order = begin(method=method)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "agd"},
+        {"method": "adamw"},
+        pytest.param(
+            {"method": "marthe", "validation_fraction": 0.2}, marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_scanned_steps_equal_single_steps(begin, changes):
+    task, state, examples, order = begin(**changes)
     train_steps = make_train_steps(task, square_loss)
-    copy = jax.tree.map(jnp.copy, state)
-    scanned, scanned_metrics = train_steps(copy, examples, order, 4)
+    copy, others = jax.tree.map(jnp.copy, state), held_out(task)
+    scanned, scanned_metrics = train_steps(copy, examples, order, 4, others)
     metrics = []
     for _ in range(4):
-        state, m = train_steps(state, examples, order, 1)
+        state, m = train_steps(state, examples, order, 1, others)
         metrics.append(m)
     np.testing.assert_allclose(scanned_metrics, np.concatenate(metrics), rtol=1e-5)
     for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(state), strict=True):
@@ -127,7 +152,7 @@ def test_evaluation_weighs_every_test_example_alike(begin, digits):
         float((jnp.argmax(outputs, -1) == labels).mean()),
     )
     for batch_size in (100, 359, 1000):  # 359 examples: four batches, one, one
-        found = make_evaluate(task, square_loss, batch_size)(state)
+        found = make_evaluate(task, square_loss, all_test(task), batch_size)(state)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -142,13 +167,16 @@ class Normalised(nnx.Module):
         return self.layer(self.norm(x.reshape(x.shape[0], -1)))
 
 
-def test_mutable_model_state_is_carried_and_fixed_in_evaluation(begin, monkeypatch):
+@pytest.fixture
+def begin_normalised(begin, monkeypatch):
     build = lambda shape, classes, **init: Normalised(64, classes, **init)
     monkeypatch.setitem(MODELS, "normalised", Model(build, {}, "a test"))
-    task, state, examples, order = begin(
-        model="normalised", depth=None, width=None, method="sgd"
-    )
-    evaluate = make_evaluate(task, square_loss)
+    return functools.partial(begin, model="normalised", depth=None, width=None)
+
+
+def test_mutable_model_state_is_carried_and_fixed_in_evaluation(begin_normalised):
+    task, state, examples, order = begin_normalised(method="sgd")
+    evaluate = make_evaluate(task, square_loss, all_test(task))
     before = [evaluate(state), evaluate(state)]
     assert before[0] == before[1]
     first_batch = task.dataset.normalise(examples.images[order[:256]])
@@ -156,6 +184,87 @@ def test_mutable_model_state_is_carried_and_fixed_in_evaluation(begin, monkeypat
     mean = state.model_state["norm"]["mean"][...]
     expected = 0.5 * first_batch.reshape(256, 64).mean(0)
     np.testing.assert_allclose(mean, expected, atol=1e-5)
+
+
+def test_other_passes_leave_the_statistics_alone(begin_normalised):
+    """The statistics of MARTHE's steps and of SGD's, at rates that move nothing."""
+    states = {}
+    for method, rate in (("sgd", 1e-30), ("marthe", 1e-30)):
+        task, state, examples, order = begin_normalised(
+            method=method, learning_rate=rate, validation_fraction=0.2
+        )
+        train_steps = make_train_steps(task, square_loss)
+        for _ in range(2):
+            state, _ = train_steps(state, examples, order, 1, held_out(task))
+        states[method] = state.model_state
+    leaves = [jax.tree.leaves(states[method]) for method in ("sgd", "marthe")]
+    assert len(leaves[0]) == 2
+    for a, b in zip(*leaves, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def spied(task, state, names):
+    """The task with an optimizer that keeps the value of each function in its state."""
+
+    class Spied(NamedTuple):
+        learning_rate: jax.Array
+        seen: dict[str, jax.Array]
+
+    def update(grads, state, params=None, **extra_args):
+        assert set(names) == {*extra_args} - {"value"}
+        seen = {name: extra_args[name](params) for name in names}
+        return jax.tree.map(jnp.zeros_like, grads), state._replace(seen=seen)
+
+    first = Spied(jnp.zeros(()), dict.fromkeys(names, jnp.zeros(())))
+    optimizer = optax.GradientTransformationExtraArgs(lambda params: first, update)
+    reads = {name: lambda state, name=name: state.seen[name] for name in names}
+    method = task.method._replace(extra_args=names, metrics=reads)
+    return (
+        task._replace(optimizer=optimizer, method=method),
+        state._replace(opt_state=first),
+    )
+
+
+def test_the_functions_are_losses_in_training_and_in_evaluation(begin_normalised):
+    task, state, examples, order = begin_normalised(
+        method="sgd", validation_fraction=0.4
+    )
+    names = ("value_fn", "validation_fn")
+    task, state = spied(task, state, names)
+    assert metric_names(task) == ("loss", "accuracy", "learning_rate", *names)
+    train_steps = make_train_steps(task, square_loss)
+    others = held_out(task)
+    for step in range(2):
+        rows = others[1][256 * step : 256 * (step + 1)]
+        batch = Examples(*(np.asarray(array)[rows] for array in others[0]))
+        expected = make_evaluate(task, square_loss, batch)(state)[0]
+        state, metrics = train_steps(state, examples, order, 1, others)
+        found = dict(zip(metric_names(task), metrics[0].tolist(), strict=True))
+        assert found["value_fn"] == pytest.approx(found["loss"], rel=1e-6)
+        assert found["validation_fn"] == pytest.approx(expected, rel=1e-5)
+    # In evaluation mode only the statistics of earlier steps count.
+    training_mode = nnx.merge(task.train_graph, state.params, state.model_state)
+    outputs = training_mode(task.dataset.normalise(batch.images))
+    loss = square_loss(outputs, jnp.asarray(batch.labels)).mean()
+    assert float(loss) != pytest.approx(found["validation_fn"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_nothing_is_computed_twice(begin):
+    """XLA's count: a gradient that is not shared would add 1 to a ratio."""
+
+    def flops(**changes):
+        task, state, examples, order = begin(
+            depth=4, width=128, batch_size=128, **changes
+        )
+        train_steps = make_train_steps(task, square_loss)
+        args = (state, examples, order, 1, held_out(task))
+        return train_steps.lower(*args).compile().cost_analysis()["flops"]
+
+    plain = flops(method="sgd")
+    assert flops(method="hd") <= 1.06 * plain
+    assert flops(method="marthe", validation_fraction=0) <= 3 * plain
+    assert flops(method="marthe") <= 4 * plain
 
 
 def test_the_optimizer_is_given_the_loss(begin):

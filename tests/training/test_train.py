@@ -10,10 +10,11 @@ import pytest
 from hpfree_jax.data import load_dataset
 from hpfree_jax.training import DivergedError, resume, square_loss, train
 from hpfree_jax.training._checkpoints import Checkpoints
+from hpfree_jax.training._held_out import Examples
 from hpfree_jax.training._metrics import MetricsFile
 from hpfree_jax.training._progress import Progress
 from hpfree_jax.training._state import start
-from hpfree_jax.training._steps import Examples, make_epoch_order, make_train_steps
+from hpfree_jax.training._steps import make_epoch_order, make_train_steps
 from tests.training.conftest import read_metrics
 
 
@@ -99,6 +100,39 @@ def test_an_interrupted_run_continues_exactly(config, interrupt_at, step, change
     assert read_metrics(rest.directory) == read_metrics(whole.directory)
     sessions = json.loads((rest.directory / "config.json").read_text())["sessions"]
     assert [session["first_step"] for session in sessions] == [0, step]
+
+
+def test_a_hypergradient_run_continues_exactly_and_validates(config, interrupt_at):
+    """Held out: 0.2 of 1,438 examples, a batch of them, so that passes go round."""
+    changes = {"method": "marthe", "validation_fraction": 0.2}
+    changes |= {"depth": 1, "width": None}
+    whole = train(config("whole", epochs=3, **changes))
+    with interrupt_at(6):  # of 4 steps an epoch
+        part = train(config("part", epochs=3, **changes))
+    assert (part.step, part.interrupted) == (6, True)
+    rest = resume(part.directory)
+    assert same(rest, whole)
+    lines = read_metrics(rest.directory)
+    assert lines == read_metrics(whole.directory)
+    names = {"hypergradient", "discount", "hyper_learning_rate", "learning_rate"}
+    assert all(names <= line.keys() for line in lines if "loss" in line)
+    evaluations = [line for line in lines if "test_loss" in line]
+    assert [line["step"] for line in evaluations] == [4, 8, 12]
+    summary = json.loads((rest.directory / "summary.json").read_text())
+    for key in ("validation_loss", "validation_accuracy"):
+        assert summary[key] == evaluations[-1][key] == getattr(whole, key)
+    assert len(whole.task.held_out.labels) == 288
+
+
+def test_any_method_can_hold_data_out(config):
+    result = train(config(validation_fraction=0.01, epochs=1))
+    (line,) = [x for x in read_metrics(result.directory) if "test_loss" in x]
+    assert result.validation_accuracy == line["validation_accuracy"]
+    assert result.validation_accuracy * 14 == pytest.approx(
+        round(result.validation_accuracy * 14)
+    )
+    with pytest.raises(ValueError, match="`validation_fraction` cannot become"):
+        resume(result.directory, {"validation_fraction": 0.5, "epochs": 2})
 
 
 def test_an_interruption_within_a_window_keeps_its_metrics(config, monkeypatch):

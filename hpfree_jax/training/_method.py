@@ -1,0 +1,49 @@
+"""What a training method tells the trainer about itself."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+# From the lines of metrics, and the optimizer's state (None if the run diverged), to
+# pictures by title; each draws on Matplotlib axes.
+Panels = Callable[[Sequence[Mapping[str, Any]], Any], Mapping[str, Callable]]
+
+
+class Length(NamedTuple):
+    """How long a training is, in updates."""
+
+    total_steps: int
+    steps_per_epoch: int
+
+
+class Method(NamedTuple):
+    """One row of the table of methods.
+
+    ``build(length, **settings)`` returns an optax transformation, in whose state
+    :func:`hpfree_jax.get_learning_rate` finds a rate. The training step passes it the
+    extra argument ``value``, the loss, and those named in ``extra_args``:
+
+    - ``value_fn``: the loss of the step's batch, as a function of the parameters;
+    - ``validation_fn``: the loss of a held-out batch in evaluation mode, likewise;
+      left out where nothing is held out.
+
+    Neither changes the state of the model.
+    """
+
+    build: Callable[..., optax.GradientTransformation]
+    settings: Mapping[str, Any]  # what can be chosen, and the defaults
+    init: str  # the initialisation that belongs to the method, a key of INITS
+    reference: str  # one line for the help text
+    uses_layout: bool = False  # whether build takes the model's layout too
+    # The optimizers it works inside of, with their settings, by the setting `inner`;
+    # the first is the default.
+    inners: Mapping[str, Mapping[str, Any]] = {}
+    has_horizon: bool = False  # whether the first steps depend on the length
+    extra_args: tuple[str, ...] = ()  # of: value_fn, validation_fn
+    validation_fraction: float = 0.0  # of the training data, held out by default
+    # Finite scalars of the optimizer's state, written beside the learning rate.
+    metrics: Mapping[str, Callable[[Any], jax.Array]] = {}
+    panels: Panels = lambda lines, opt_state: {}  # its own part of the curves
+    remedy: str = "--learning-rate"  # the options to lower when a run diverges
