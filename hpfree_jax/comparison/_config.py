@@ -9,11 +9,17 @@ from typing import Annotated
 
 from hpfree_jax._user_input import UserError, look_up
 from hpfree_jax.comparison._plan import Plan
-from hpfree_jax.comparison._specs import TaskSpec, parse_method, parse_model
+from hpfree_jax.comparison._specs import (
+    NAMES,
+    MethodSpec,
+    TaskSpec,
+    parse_method,
+    parse_model,
+)
 from hpfree_jax.comparison._table import FORMATS
 from hpfree_jax.data import DATASETS
 from hpfree_jax.models import MODELS
-from hpfree_jax.training import LOSSES, METHODS
+from hpfree_jax.training import LOSSES
 from hpfree_jax.training._config import INITS
 from hpfree_jax.training._model_config import check_positive, option
 
@@ -29,7 +35,7 @@ class CompareConfig:
     stopped continues by the same command with its --output-dir.
     """
 
-    methods: Annotated[tuple[str, ...], option("Methods.", METHODS)] = (
+    methods: Annotated[tuple[str, ...], option("Methods.", NAMES)] = (
         *("agd", "adam", "prodigy"),
     )
     models: Annotated[tuple[str, ...], option("Networks.", MODELS)] = ("fcn",)
@@ -40,6 +46,10 @@ class CompareConfig:
     loss: Annotated[str, option("Loss.", LOSSES)] = "cross_entropy"
     init: Annotated[
         str | None, option("Weights; None: what belongs to each method.", INITS)
+    ] = None
+    validation_fraction: Annotated[
+        float | None,
+        option("Share of the training data held out; None: what each method needs."),
     ] = None
 
     grid: Annotated[
@@ -87,18 +97,21 @@ class CompareConfig:
           UserError: if an option is impossible.
         """
         self._check()
-        methods = [parse_method(text, self.init) for text in self.methods]
-        methods += [
-            parse_method(text, self.init, self.grid_rates) for text in self.grid
-        ]
+        methods = [parse_method(text) for text in self.methods]
+        methods += [parse_method(text, self.grid_rates) for text in self.grid]
         if not methods:
             raise UserError("no method is named; give some to --methods or --grid")
         return Plan(
             tuple(self._tasks()),
-            tuple({method.label: method for method in methods}.values()),
+            tuple({method.label: self._method(method) for method in methods}.values()),
             self.seeds,
             self.log_every,
             self.evaluate_every,
+        )
+
+    def _method(self, method: MethodSpec) -> MethodSpec:
+        return dataclasses.replace(
+            method, init=self.init, validation_fraction=self.validation_fraction
         )
 
     def _tasks(self):
@@ -126,6 +139,11 @@ class CompareConfig:
         check_positive(
             self, "seeds", "steps", "batch_size", "log_every", "evaluate_every"
         )
+        if not 0 <= (self.validation_fraction or 0) < 1:
+            raise UserError(
+                "`validation_fraction` must lie in [0, 1), got "
+                f"{self.validation_fraction}"
+            )
         for name in ("models", "datasets", "grid_rates"):
             if not getattr(self, name):
                 raise UserError(f"`{name}` is empty; give at least one")

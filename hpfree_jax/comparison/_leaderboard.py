@@ -78,8 +78,13 @@ def told_table(summary: Summary) -> Table:
     for method in summary.plan.methods:
         row = METHODS[method.method]
         horizon = depends_on_total_steps(method.method, method.settings)
-        needs = {"the length": horizon, "the architecture": row.uses_layout}
         first = summary.result(summary.plan.tasks[0], method).records[0]
+        held_out = first.run["held_out"]
+        needs = {
+            "the length": horizon,
+            "the architecture": row.uses_layout,
+            f"{held_out:.0%} of the training data, held out": held_out > 0,
+        }
         rows.append(
             (
                 method.label,

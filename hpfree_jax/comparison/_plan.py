@@ -110,10 +110,12 @@ class Plan:
 
 
 def _identity(task: TaskSpec, variant: MethodSpec) -> dict[str, Any]:
+    config = run_config(task, variant, 0)
     return {
         "method": variant.method,
         "settings": dict(variant.settings),
-        "init": run_config(task, variant, 0).chosen_init,
+        "init": config.chosen_init,
+        "held_out": config.held_out,
     }
 
 

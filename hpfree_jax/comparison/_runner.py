@@ -17,14 +17,14 @@ from hpfree_jax.comparison._specs import MethodSpec, TaskSpec, run_config
 from hpfree_jax.data import Dataset
 from hpfree_jax.models import build_model
 from hpfree_jax.training import LOSSES
+from hpfree_jax.training._held_out import Examples
+from hpfree_jax.training._loop import make_orders
 from hpfree_jax.training._run_directory import versions
 from hpfree_jax.training._state import Task, TrainState, start
-from hpfree_jax.training._steps import (
-    Examples,
-    make_epoch_order,
-    make_evaluate,
-    make_train_steps,
-)
+from hpfree_jax.training._steps import make_evaluate, make_train_steps
+
+# The largest parameter, in numbers, of what gains from vmap on a CPU.
+SMALL = 256 * 256
 
 
 class Stopped(Exception):
@@ -65,8 +65,7 @@ class Runner:
     def start(self, seed: int) -> tuple[Task, TrainState]:
         """The state before the first step: a function of task, init and seed."""
         config = run_config(self._spec, self._method, seed)
-        object.__setattr__(config, "epochs", _Steps(self._spec.steps))
-        return start(config, self._dataset)
+        return start(config, self._dataset, self._spec.steps)
 
     def check(self) -> None:
         """Raises UserError if method, model and data do not fit; computes nothing."""
@@ -75,8 +74,9 @@ class Runner:
     def gains_from_vmap(self) -> bool:
         """Whether several seeds at once are faster than one after another.
 
-        Not where there are convolutions on a CPU: with different weights, ``vmap``
-        turns them into grouped ones, which XLA runs slowly there.
+        So it is on an accelerator, and on a CPU for matrices that are small. There a
+        product in a batch of products is slower than a large one by itself; and of
+        convolutions with different weights, ``vmap`` makes grouped ones.
         """
         if jax.default_backend() != "cpu":
             return True
@@ -90,7 +90,10 @@ class Runner:
             )
         )
         modules = (module for _, module in nnx.iter_modules(model))
-        return not any(isinstance(module, nnx.Conv) for module in modules)
+        sizes = (leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        return max(sizes, default=0) <= SMALL and not any(
+            isinstance(module, nnx.Conv) for module in modules
+        )
 
     def run(self, seeds: Sequence[int], identities: Sequence[dict]) -> list[RunRecord]:
         """Trains from all the seeds at once; one seed is trained without ``vmap``.
@@ -103,14 +106,10 @@ class Runner:
           UserError: if the task or the method is impossible.
           Stopped: if the user does not want to wait for the end.
         """
-        starts = [self.start(seed) for seed in seeds]
-        stacked = len(seeds) > 1
-        state = _stack([s for _, s in starts]) if stacked else starts[0][1]
-        orders = [make_epoch_order(task) for task, _ in starts]
-        functions = self._compiled(starts[0][0], stacked)
-        num_params = sum(leaf.size for leaf in jax.tree.leaves(starts[0][1].params))
+        tasks, states = zip(*map(self.start, seeds), strict=True)
+        num_params = sum(leaf.size for leaf in jax.tree.leaves(states[0].params))
         lines = [_Lines() for _ in seeds]
-        seconds = self._train(functions, state, orders, lines)
+        seconds = self._train(tasks, states, lines)
         return [
             RunRecord(
                 run=identity,
@@ -125,23 +124,30 @@ class Runner:
             for identity, line in zip(identities, lines, strict=True)
         ]
 
-    def _train(self, functions, state, orders, lines: "list[_Lines]") -> float:
+    def _train(
+        self, tasks: Sequence[Task], states: Sequence[TrainState], lines: "list[_Lines]"
+    ) -> float:
         """Fills the lines; returns the median time of a step, without compilation."""
-        train_steps, evaluate, examples, per_epoch = functions
-        stacked = len(orders) > 1
-        order_of = lambda epoch: _stack([order(epoch) for order in orders])
-        if not stacked:
-            order_of = orders[0]
-        order = order_of(0)
+        stacked = len(tasks) > 1
+        train_steps, evaluate = self._compiled(tasks[0], stacked)
+        examples = _examples(tasks)
+        orders = [make_orders(task) for task in tasks]
+        state, order_of = states[0], orders[0]
+        if stacked:
+            state = _stack(states)
+            order_of = lambda epoch: _stack([order(epoch) for order in orders])
+        order, held_out = order_of(0)
+        per_epoch = tasks[0].steps_per_epoch
         calls = list(self._calls(per_epoch))
         for num_steps in set(calls):  # compiled on a copy before the clock starts
             copy = jax.tree.map(jnp.copy, state)
-            jax.block_until_ready(train_steps(copy, examples, order, num_steps))
+            warm_up = train_steps(copy, examples, order, num_steps, held_out)
+            jax.block_until_ready(warm_up)
         step, window, begin, seconds = 0, [], time.perf_counter(), []
         for num_steps in calls:
             if step and step % per_epoch == 0:
-                order = order_of(step // per_epoch)
-            state, metrics = train_steps(state, examples, order, num_steps)
+                order, held_out = order_of(step // per_epoch)
+            state, metrics = train_steps(state, examples, order, num_steps, held_out)
             window.append(metrics)
             step += num_steps
             if not self._ends_line(step, self._rhythm.log_every):
@@ -184,37 +190,36 @@ class Runner:
         if stacked not in self._functions:
             train_steps = make_train_steps(task, self._loss)
             if stacked:
-                train_steps = _over_seeds(train_steps)
-            dataset = task.dataset
-            examples = Examples(
-                *jax.device_put((dataset.train_images, dataset.train_labels))
-            )
-            evaluate = make_evaluate(task, self._loss)
+                train_steps = _over_seeds(train_steps, task.held_out is not None)
+            data = task.dataset
+            test = Examples(data.test_images, data.test_labels)
             self._functions[stacked] = (
                 train_steps,
-                self._at_evaluation_params(evaluate),
-                examples,
-                task.steps_per_epoch,
+                make_evaluate(task, self._loss, test),
             )
         return self._functions[stacked]
 
-    def _at_evaluation_params(self, evaluate):
-        from hpfree_jax.training._peers import EVALUATION_PARAMS
 
-        params_of = EVALUATION_PARAMS.get(self._method.method)
-        if params_of is None:
-            return evaluate
-        return lambda state: evaluate(
-            state._replace(params=params_of(state.opt_state, state.params))
-        )
+def _examples(tasks: Sequence[Task]) -> Examples:
+    """The training data on the device; stacked where seeds hold out different parts."""
+    if tasks[0].held_out is None:
+        tasks = tasks[:1]
+    data = [
+        jax.device_put(Examples(task.dataset.train_images, task.dataset.train_labels))
+        for task in tasks
+    ]
+    return _stack(data) if len(tasks) > 1 else data[0]
 
 
-def _over_seeds(train_steps):
+def _over_seeds(train_steps, own_examples: bool):
     """Makes the steps of several states, each with its own order of the data."""
+    axes = (0, 0 if own_examples else None, 0, 0)
 
-    def steps(states, examples, orders, num_steps):
-        step = lambda state, order: train_steps(state, examples, order, num_steps)
-        return jax.vmap(step)(states, orders)
+    def steps(states, examples, orders, num_steps, held_out):
+        step = lambda state, examples, order, held_out: train_steps(
+            state, examples, order, num_steps, held_out
+        )
+        return jax.vmap(step, in_axes=axes)(states, examples, orders, held_out)
 
     return jax.jit(steps, static_argnums=3, donate_argnums=0)
 
@@ -226,11 +231,6 @@ def machine() -> dict[str, Any]:
         "platform": f"{platform.platform()}, {os.cpu_count()} cores",
         "device": jax.devices()[0].device_kind,
     }
-
-
-class _Steps(int):  # until start() takes the number of steps
-    def __mul__(self, other):
-        return int(self)
 
 
 class _Lines:

@@ -8,16 +8,17 @@ from typing import Any
 from hpfree_jax._user_input import UserError, choose_settings, look_up
 from hpfree_jax.models import MODELS
 from hpfree_jax.training import METHODS, TrainConfig
-from hpfree_jax.training._peers import PEERS
+from hpfree_jax.training._optimizers import method_settings
 
-METHODS.update(PEERS)  # until the table itself has them
-
-# What a comparison sets where the trainer's default is something else: sgd is the plain
-# one, beside momentum, and nadamw is the baseline of AlgoPerf.
-PRESETS: dict[str, dict[str, Any]] = {
-    "sgd": {"momentum": 0.0},
-    "nadamw": {"schedule": "cosine", "warmup_fraction": 0.05},
+# Names that mean something else here than in the trainer: method and settings. Plain
+# gradient descent stands beside momentum, and nadamw is the baseline of AlgoPerf.
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sgd": ("sgd", {"learning_rate": 0.1, "momentum": 0.0}),
+    "momentum": ("sgd", {"momentum": 0.9}),
+    "nadamw": ("nadamw", {"schedule": "cosine", "warmup_fraction": 0.05}),
 }
+# All names of methods, for the help text.
+NAMES = dict.fromkeys([*METHODS, *PRESETS])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ class MethodSpec:
     settings: Mapping[str, Any]  # all of them, defaults included
     chosen: tuple[str, ...] = ()  # the names of those that the user wrote
     init: str | None = None  # initialisation; None: what belongs to the method
+    validation_fraction: float | None = None  # held out; None: what the method needs
     grid: tuple[float, ...] = ()  # learning rates to choose from, for each task
 
     def variants(self) -> "list[MethodSpec]":
@@ -76,14 +78,11 @@ def parse_model(text: str) -> tuple[str, dict[str, Any]]:
     return name, settings
 
 
-def parse_method(
-    text: str, init: str | None = None, grid: tuple[float, ...] = ()
-) -> MethodSpec:
+def parse_method(text: str, grid: tuple[float, ...] = ()) -> MethodSpec:
     """Reads a method with settings, as ``adam:learning_rate=3e-3,schedule=cosine``.
 
     Args:
       text: what was typed, which becomes the label.
-      init: an initialisation for whatever method.
       grid: the rates to choose from.
 
     Raises:
@@ -93,25 +92,25 @@ def parse_method(
     'cosine'
     """
     name, given = _split(text, "methods")
-    defaults = look_up("method", name, METHODS).settings
-    settings = _typed(text, given, defaults)
+    look_up("method", name, NAMES)
+    method, preset = PRESETS.get(name, (name, {}))
+    inner = {"inner": given["inner"]} if "inner" in given else {}
+    chosen = _typed(text, given, method_settings(method, inner))
+    settings = method_settings(method, {**preset, **chosen})
     label = text
     if grid:
         label = f"{text}, best of {len(grid)}"
-        if "learning_rate" not in defaults:
+        if "learning_rate" not in settings:
             raise UserError(
                 f"`grid` {text!r}: method {name} has no learning rate to choose; name "
                 "it in --methods instead"
             )
-        if "learning_rate" in settings:
+        if "learning_rate" in chosen:
             raise UserError(
                 f"`grid` {text!r} sets the learning rate that is to be chosen; leave "
                 "it out"
             )
-    resolved = choose_settings(
-        f"method {name}", {**PRESETS.get(name, {}), **settings}, defaults
-    )
-    return MethodSpec(label, name, resolved, tuple(settings), init, grid)
+    return MethodSpec(label, method, settings, tuple(chosen), grid=grid)
 
 
 def run_config(
@@ -126,6 +125,7 @@ def run_config(
         batch_size=task.batch_size,
         seed=seed,
         init=method.init,
+        validation_fraction=method.validation_fraction,
         **task.model_settings,
         **method.settings,
         **settings,

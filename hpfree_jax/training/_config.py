@@ -67,7 +67,7 @@ class TrainConfig(ModelConfig):
 
     inner: Annotated[
         str | None,
-        option("hd, rtho, marthe: optimizer whose rate they adapt; None: sgd.", INNERS),
+        option("hd, rtho, marthe (None: sgd), mechanize (adam): inside it.", INNERS),
     ] = None
     hyper_learning_rate: Annotated[
         float | None,

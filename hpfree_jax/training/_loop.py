@@ -1,5 +1,6 @@
 """The training loop: steps, metrics, evaluations, checkpoints, interruptions."""
 
+import math
 import time
 from typing import NamedTuple
 
@@ -84,7 +85,7 @@ def run_loop(
     }
     names = metric_names(task)
     examples = Examples(*jax.device_put((data.train_images, data.train_labels)))
-    orders = _make_orders(task)
+    orders = make_orders(task)
 
     step = int(state.step)
     window: list[np.ndarray | jax.Array] = [pending] if len(pending) else []
@@ -113,10 +114,12 @@ def run_loop(
                 values, window = _fetch(window, step), []
                 rate = clock.stop()
                 means = values.mean(0, np.float64).tolist()
+                # A method without a learning rate leaves it out.
+                found = dict(zip(names, means, strict=True))
                 metrics_file.append(
                     step=step,
                     epoch=step / steps_per_epoch,
-                    **dict(zip(names, means, strict=True)),
+                    **{k: mean for k, mean in found.items() if math.isfinite(mean)},
                     images_per_second=rate,
                 )
                 clock.start()
@@ -140,7 +143,7 @@ def run_loop(
     return LoopResult(state, step, step < total_steps, clock.images_per_second)
 
 
-def _make_orders(task: Task):
+def make_orders(task: Task):
     """Returns a function from the epoch to what its steps read.
 
     That is the order of the training data, and the held-out examples with theirs, or

@@ -22,8 +22,9 @@ class Method(NamedTuple):
     """One row of the table of methods.
 
     ``build(length, **settings)`` returns an optax transformation, in whose state
-    :func:`hpfree_jax.get_learning_rate` finds a rate. The training step passes it the
-    extra argument ``value``, the loss, and those named in ``extra_args``:
+    :func:`hpfree_jax.get_learning_rate` finds a rate, NaN if it has none. The training
+    step passes it the extra argument ``value``, the loss, and those named in
+    ``extra_args``:
 
     - ``value_fn``: the loss of the step's batch, as a function of the parameters;
     - ``validation_fn``: the loss of a held-out batch in evaluation mode, likewise;
@@ -45,5 +46,7 @@ class Method(NamedTuple):
     validation_fraction: float = 0.0  # of the training data, held out by default
     # Finite scalars of the optimizer's state, written beside the learning rate.
     metrics: Mapping[str, Callable[[Any], jax.Array]] = {}
+    # From the optimizer's state and the parameters to those that evaluations use.
+    evaluation_params: Callable[[Any, Any], Any] = lambda opt_state, params: params
     panels: Panels = lambda lines, opt_state: {}  # its own part of the curves
     remedy: str = "--learning-rate"  # the options to lower when a run diverges

@@ -11,6 +11,7 @@ from hpfree_jax._user_input import UserError, choose_settings, look_up
 from hpfree_jax.training._hypergradient_methods import HYPERGRADIENT_METHODS
 from hpfree_jax.training._method import Length, Method
 from hpfree_jax.training._optax_methods import OPTAX_METHODS
+from hpfree_jax.training._peers import PEERS
 
 
 def _build_agd(length: Length, gain, momentum, layout):
@@ -29,6 +30,7 @@ METHODS: dict[str, Method] = {
     ),
     **HYPERGRADIENT_METHODS,
     **OPTAX_METHODS,
+    **PEERS,
 }
 # All that a method can work inside of, for the help text.
 INNERS = {name: None for method in METHODS.values() for name in method.inners}

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from optax import contrib
 
 from hpfree_jax._base import transformation
-from hpfree_jax.training._optimizers import Method
+from hpfree_jax.training._method import Length, Method
+from hpfree_jax.training._optax_methods import FACTORIES
 from hpfree_jax.training._schedules import make_schedule
 
 # From the states before and after an update to the factor that the method found itself,
@@ -96,62 +97,66 @@ def _no_rate(before, after):
 
 
 def _build(
-    total_steps,
+    length: Length,
     learning_rate,
     schedule,
     warmup_fraction,
     *,
     factory,
-    factor,
+    factor: Factor,
     **settings,
 ):
-    schedule = make_schedule(schedule, learning_rate, total_steps, warmup_fraction)
-    return with_learning_rate(factory(schedule, **settings), schedule, factor)
+    shape = make_schedule(schedule, learning_rate, length.total_steps, warmup_fraction)
+    return with_learning_rate(factory(shape, **settings), shape, factor)
 
 
-def _build_schedule_free(total_steps, learning_rate, warmup_fraction):
-    warmup_steps = round(warmup_fraction * total_steps)
-    schedule = make_schedule("constant", learning_rate, total_steps, warmup_fraction)
-    # Without warm-up steps it would be given None: optax divides by their number.
-    inner = contrib.schedule_free_adamw(learning_rate, warmup_steps or None)
-    return with_learning_rate(inner, schedule, _as_given)
+def _build_schedule_free(length: Length, learning_rate, warmup_fraction):
+    steps = length.total_steps
+    shape = make_schedule("constant", learning_rate, steps, warmup_fraction)
+    # None for 0: optax would divide by it.
+    warmup_steps = round(warmup_fraction * steps) or None
+    inner = contrib.schedule_free_adamw(learning_rate, warmup_steps)
+    return with_learning_rate(inner, shape, _as_given)
 
 
-def _mechanize(learning_rate):
-    return contrib.mechanize(optax.adam(learning_rate))
+def _mechanize(learning_rate, inner):
+    return contrib.mechanize(FACTORIES[inner](learning_rate))
 
 
-_SCHEDULE = {"learning_rate": 1.0, "schedule": "constant", "warmup_fraction": 0.0}
-
-
-def _peer(factory, factor: Factor, learning_rate: float, reference: str, **settings):
+def _peer(
+    factory, factor: Factor, reference: str, learning_rate: float = 1.0, **fields
+) -> Method:
     return Method(
         functools.partial(_build, factory=factory, factor=factor),
-        {**_SCHEDULE, "learning_rate": learning_rate, **settings},
+        {
+            "learning_rate": learning_rate,
+            "schedule": "constant",
+            "warmup_fraction": 0.0,
+        },
         "default",
         reference,
+        **fields,
     )
 
 
 PEERS: dict[str, Method] = {
-    "prodigy": _peer(contrib.prodigy, _found_rate, 1.0, "optax.contrib.prodigy"),
-    "dadapt_adamw": _peer(
-        contrib.dadapt_adamw, _found_rate, 1.0, "optax.contrib.dadapt_adamw"
+    "prodigy": _peer(contrib.prodigy, _found_rate, "arXiv 2306.06101"),
+    "dadapt_adamw": _peer(contrib.dadapt_adamw, _found_rate, "arXiv 2301.07733"),
+    "dog": _peer(contrib.dog, _dog_rate, "arXiv 2302.12022"),
+    "dowg": _peer(contrib.dowg, _dowg_rate, "arXiv 2305.16284"),
+    "cocob": _peer(contrib.cocob, _no_rate, "arXiv 1705.07795"),
+    "mechanize": _peer(
+        _mechanize, _mechanic_scale, "arXiv 2306.00144", inners={"adam": {}, "sgd": {}}
     ),
-    "dog": _peer(contrib.dog, _dog_rate, 1.0, "optax.contrib.dog"),
-    "dowg": _peer(contrib.dowg, _dowg_rate, 1.0, "optax.contrib.dowg"),
-    "cocob": _peer(contrib.cocob, _no_rate, 1.0, "optax.contrib.cocob"),
-    "mechanize": _peer(_mechanize, _mechanic_scale, 1.0, "optax.contrib.mechanize"),
-    "momo": _peer(contrib.momo, _no_rate, 1.0, "optax.contrib.momo"),
-    "momo_adam": _peer(contrib.momo_adam, _no_rate, 1e-2, "optax.contrib.momo_adam"),
+    "momo": _peer(contrib.momo, _no_rate, "arXiv 2305.07583"),
+    "momo_adam": _peer(contrib.momo_adam, _no_rate, "arXiv 2305.07583", 1e-2),
     "schedule_free_adamw": Method(
         _build_schedule_free,
         {"learning_rate": 2.5e-3, "warmup_fraction": 0.0},
         "default",
-        "optax.contrib.schedule_free_adamw",
+        "arXiv 2405.15682",
+        evaluation_params=averaged_params,
     ),
-    "muon": _peer(contrib.muon, _as_given, 0.02, "optax.contrib.muon"),
+    # It has no default rate; 0.02 is its author's for hidden matrices.
+    "muon": _peer(contrib.muon, _as_given, "optax.contrib.muon", 0.02),
 }
-
-# What a method is evaluated at, if not at the parameters.
-EVALUATION_PARAMS = {"schedule_free_adamw": averaged_params}

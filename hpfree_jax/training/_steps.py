@@ -148,7 +148,8 @@ def make_evaluate(
 
     def evaluate(state: TrainState) -> tuple[float, float]:
         starts = range(0, len(labels) + margin, batch_size)
-        model = (state.params, state.model_state)
+        params = task.method.evaluation_params(state.opt_state, state.params)
+        model = (params, state.model_state)
         parts = [sums(*model, stored, start) for start in starts]
         per_batch = np.asarray(jax.device_get(parts), np.float64)
         loss_sum, num_correct = per_batch.sum(axis=0).tolist()

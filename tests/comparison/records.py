@@ -16,7 +16,7 @@ def record(losses, *, every=10, accuracy=0.5, diverged_at=None, seconds=0.1, see
         "learning_rate": [None] * len(steps),
     }
     test = {"step": steps, "loss": losses, "accuracy": [accuracy] * len(steps)}
-    run = {"settings": {}, "init": "default", "seed": seed}
+    run = {"settings": {}, "init": "default", "held_out": 0.0, "seed": seed}
     return RunRecord(run, diverged_at, train, test, seconds, 1, 100, {})
 
 

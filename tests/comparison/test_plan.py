@@ -79,6 +79,7 @@ def test_a_comparison_can_be_continued_and_added_to(more):
         ({"seeds": 2}, "`seeds.2` is true there and nothing here"),
         ({"methods": ("adam",)}, "`methods.agd` is .* there and nothing here"),
         ({"init": "agd"}, '`methods.adam.0.init` is "default" there and "agd" here'),
+        ({"validation_fraction": 0.2}, "held_out` is 0.0 there and 0.2 here"),
         ({"log_every": 5}, "`log_every` is nothing there and 5 here"),
         ({"models": ("fcn:depth=2",)}, "`tasks.digits/fcn` is .* and nothing here"),
     ],
@@ -129,6 +130,7 @@ def test_other_rates_in_a_grid_are_another_comparison():
         ({"grid_rates": (0.0,)}, "`grid_rates` must be above 0, got 0.0"),
         ({"grid_rates": (0.1, 0.1)}, "`grid_rates` holds a rate twice"),
         ({"target": float("nan")}, "`target` must be a finite loss, got nan"),
+        ({"validation_fraction": 1.0}, "`validation_fraction` must lie in .*got 1.0"),
         ({"evaluate_every": 15}, "`evaluate_every` 15 must be a multiple of `log_ev"),
     ],
 )

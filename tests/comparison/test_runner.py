@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -17,8 +18,13 @@ RHYTHM = Rhythm(5, 5)
 
 @pytest.fixture
 def runner(digits):
-    def make(method="adam", task=TASK, rhythm=RHYTHM, init=None, **settings):
-        return Runner(task, parse_method(method, init), digits, rhythm, **settings)
+    def make(
+        method="adam", task=TASK, rhythm=RHYTHM, init=None, held_out=None, **settings
+    ):
+        spec = dataclasses.replace(
+            parse_method(method), init=init, validation_fraction=held_out
+        )
+        return Runner(task, spec, digits, rhythm, **settings)
 
     return make
 
@@ -44,6 +50,14 @@ def test_seeds_at_once_are_the_same_runs_as_one_after_another(adam):
                 np.testing.assert_allclose(lines[key], expected[key], rtol=1e-5)
     first, second = apart
     assert first.train["loss"] != second.train["loss"]
+
+
+def test_seeds_that_hold_out_different_data_go_at_once_too(runner):
+    hd = runner("hd", dataclasses.replace(TASK, batch_size=128), held_out=0.1)
+    _, at_once = run(hd, 3, 4)
+    (apart,) = run(hd, 4)
+    for key in ("loss", "accuracy", "learning_rate"):
+        np.testing.assert_allclose(at_once.train[key], apart.train[key], rtol=1e-4)
 
 
 def test_a_run_is_what_the_trainer_does(adam, tmp_path):
@@ -116,16 +130,6 @@ def test_one_seed_that_diverges_leaves_the_others_alone(runner, monkeypatch):
     np.testing.assert_allclose(good.train["loss"], alone.train["loss"], rtol=1e-5)
 
 
-def test_schedule_free_is_evaluated_at_its_average(runner):
-    at_average = runner("schedule_free_adamw")
-    (record,) = run(at_average, 0)
-    at_average._at_evaluation_params = lambda evaluate: evaluate
-    at_average._functions.clear()
-    (elsewhere,) = run(at_average, 0)
-    assert record.train["loss"] == elsewhere.train["loss"]
-    assert record.test["loss"] != elsewhere.test["loss"]
-
-
 @pytest.mark.parametrize("per_epoch", [1, 7, 71])
 def test_calls_off_the_cpu_are_powers_of_two_within_lines_and_epochs(
     runner, per_epoch, monkeypatch
@@ -146,9 +150,11 @@ def test_several_steps_in_a_call_are_the_same_steps(runner, adam, monkeypatch):
     np.testing.assert_allclose(record.train["loss"], expected, rtol=1e-5)
 
 
-def test_convolutions_on_a_cpu_go_one_seed_after_another(runner, monkeypatch):
+def test_convolutions_and_wide_layers_on_a_cpu_go_seed_by_seed(runner, monkeypatch):
     convolutional = TaskSpec("toy", "digits", "lenet5", {}, 256, 10, "square")
+    wide = dataclasses.replace(TASK, model_settings={"depth": 3, "width": 257})
     assert runner().gains_from_vmap()
+    assert not runner(task=wide).gains_from_vmap()
     assert not runner(task=convolutional).gains_from_vmap()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert runner(task=convolutional).gains_from_vmap()

@@ -17,8 +17,16 @@ def test_settings_take_the_type_of_their_default():
 def test_sgd_is_plain_and_nadamw_warms_up_unless_told_otherwise():
     assert parse_method("sgd").settings["momentum"] == 0.0
     assert parse_method("sgd:momentum=0.5").settings["momentum"] == 0.5
+    momentum = parse_method("momentum")
+    assert (momentum.method, momentum.settings["momentum"]) == ("sgd", 0.9)
     nadamw = parse_method("nadamw").settings
     assert (nadamw["schedule"], nadamw["warmup_fraction"]) == ("cosine", 0.05)
+
+
+def test_a_method_inside_another_takes_the_settings_of_both():
+    settings = parse_method("hd:inner=adamw,weight_decay=0.1").settings
+    assert (settings["inner"], settings["weight_decay"]) == ("adamw", 0.1)
+    assert parse_method("mechanize:inner=sgd").settings["inner"] == "sgd"
 
 
 def test_a_grid_has_a_variant_for_each_rate():

@@ -10,9 +10,13 @@ import pytest
 from optax import contrib
 
 import hpfree_jax as hp
-import hpfree_jax.comparison  # adds the peers to the table
-from hpfree_jax.training import build_optimizer
-from hpfree_jax.training._peers import EVALUATION_PARAMS, PEERS
+from hpfree_jax.training import METHODS, build_optimizer, resume, square_loss, train
+from hpfree_jax.training._held_out import Examples
+from hpfree_jax.training._peers import PEERS
+from hpfree_jax.training._state import start
+from hpfree_jax.training._steps import make_evaluate
+
+from .conftest import read_metrics
 
 STEPS = 30
 PARAMS = {"w": jnp.full((2, 2), 0.1), "b": jnp.zeros(())}
@@ -132,9 +136,44 @@ def test_warm_up_of_schedule_free_is_shown_as_it_happens():
 def test_schedule_free_is_evaluated_at_its_average():
     (params, state, _, _), _ = run("schedule_free_adamw")
     last_params, last = jax.tree.map(lambda x: x[-1], (params, state))
-    average = EVALUATION_PARAMS["schedule_free_adamw"](last, last_params)
+    average = METHODS["schedule_free_adamw"].evaluation_params(last, last_params)
     # y = 0.9 x + 0.1 z, by the definition of the method.
     for key, y in last_params.items():
         z = last.inner_state.z[key]
         np.testing.assert_allclose(y, 0.9 * average[key] + 0.1 * z, rtol=1e-5)
     assert not np.allclose(average["w"], last_params["w"], rtol=1e-3)
+
+
+def test_the_trainer_evaluates_schedule_free_at_its_average(config, digits):
+    task, state = start(config(method="schedule_free_adamw"), digits)
+    # With z = 0 the average is y / 0.9.
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    inner = state.opt_state.inner_state._replace(z=zeros)
+    test = Examples(digits.test_images, digits.test_labels)
+    found = make_evaluate(task, square_loss, test)(
+        state._replace(opt_state=state.opt_state._replace(inner_state=inner))
+    )
+    plain = task._replace(method=METHODS["adam"])
+    params = jax.tree.map(lambda y: y / 0.9, state.params)
+    expected = make_evaluate(plain, square_loss, test)(state._replace(params=params))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_trainer_leaves_a_rate_out_that_there_is_not(config):
+    result = train(config(method="cocob", epochs=1))
+    lines = read_metrics(result.directory)
+    assert not any("learning_rate" in line for line in lines)
+    assert sum("loss" in line for line in lines) == 3
+
+
+def test_a_run_of_a_peer_can_be_resumed(config):
+    whole = train(config("whole", method="dog"))
+    train(config("parts", method="dog", epochs=1))
+    parts = resume(config("parts").output_dir, {"epochs": 2})
+    for name in ("params", "opt_state"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            getattr(parts.state, name),
+            getattr(whole.state, name),
+        )
+    assert read_metrics(parts.directory) == read_metrics(whole.directory)
