@@ -1,6 +1,7 @@
 """Text from a language model, one token after the other."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key
 
+from hpfree_jax._base import check_in_interval
 from hpfree_jax.models._gpt import GPT
 
 
@@ -31,7 +33,7 @@ def generate(
       tokens: the texts to continue, of at least one token each.
       num: how many tokens to draw.
       key: of the random numbers.
-      temperature: :math:`\tau \ge 0`.
+      temperature: :math:`\tau \ge 0`; of a JAX array this is not checked.
 
     Returns:
       The new tokens, of the dtype int32.
@@ -49,19 +51,19 @@ def generate(
             "`tokens` must be (batch, time) with at least one token to continue, got "
             f"the shape {tokens.shape}."
         )
-    if num < 0:
-        raise ValueError(f"`num` must be at least 0, got {num}.")
-    if not isinstance(temperature, jax.core.Tracer) and jnp.any(temperature < 0):
-        raise ValueError(f"`temperature` must be at least 0, got {temperature}.")
+    check_in_interval("num", num, 0, math.inf, include_low=True)
+    check_in_interval("temperature", temperature, 0, math.inf, include_low=True)
     graph, state = nnx.split(model)
     text = tokens[:, -model.context :].astype(jnp.int32)
-    return _continue(graph, num, state, text, key, jnp.asarray(temperature))
+    temperature = jnp.asarray(temperature, jnp.float32)
+    return _continue(graph, num, state, text, key, temperature)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _continue(graph, num, state, text, key, temperature):
     model = nnx.merge(graph, state)
     model.eval()
+    graph, state = nnx.split(model)
     start = text.shape[1]
     size = min(model.context, start + num)
     # The model is causal: what stands behind the text is not seen.
@@ -69,6 +71,8 @@ def _continue(graph, num, state, text, key, temperature):
 
     def step(carry, key):
         window, length = carry
+        # Copied: a loop within the model cannot take variables made outside of this one.
+        model = nnx.merge(graph, state, copy=True)
         scores = model(window)[:, length - 1].astype(jnp.float32)
         warm = scores / jnp.where(temperature > 0, temperature, 1.0)
         drawn = jax.random.categorical(key, warm)

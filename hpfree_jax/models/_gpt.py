@@ -42,7 +42,8 @@ class GPT(nnx.Module):
         without a bias.
       remat: computes the inside of blocks again in the backward pass, to save memory.
       scan: runs the blocks in one loop with stacked parameters, a leading axis of size
-        ``depth``: compiled once and not ``depth`` times.
+        ``depth``: compiled once and not ``depth`` times. As Flax has it, a function
+        under ``jax.jit`` then needs the model as an argument, or merges it inside.
       kernel_init: initialiser of all weights; None is as above.
       dtype: of the computation; None promotes parameters.
       param_dtype: of the parameters.
@@ -114,7 +115,7 @@ class GPT(nnx.Module):
             "last_init": kernel_init or normal(INIT_SCALE / math.sqrt(2 * depth)),
             **common,
         }
-        self.blocks = (
+        self.blocks: Any = (
             _stack(depth, settings, rngs)
             if scan
             else nnx.List([_Block(rngs, **settings) for _ in range(depth)])

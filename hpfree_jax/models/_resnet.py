@@ -1,5 +1,7 @@
 """Residual networks, for large images and for small ones."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,6 +21,7 @@ STAGES = {
     152: (3, 8, 36, 3),
 }
 BOTTLENECK_DEPTH, EXPANSION = 50, 4
+PADDING: Any = ((1, 1), (1, 1))  # Any: Flax's annotation has only words
 
 
 class ResNet(nnx.Module):
@@ -103,7 +106,7 @@ class ResNet(nnx.Module):
         """Maps images ``(batch, height, width, channels)`` to class scores."""
         x = self.stem(x)
         if not self.small_images:
-            x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = nnx.max_pool(x, (3, 3), (2, 2), PADDING)
         x = run_blocks(self.blocks, x, remat=self.remat)
         return self.classifier(x.mean((1, 2)))
 
