@@ -71,7 +71,7 @@ def _continue(graph, num, state, text, key, temperature):
 
     def step(carry, key):
         window, length = carry
-        # Copied: a loop within the model cannot take variables made outside of this one.
+        # Copied: a loop in the model takes no variables made outside of this one.
         model = nnx.merge(graph, state, copy=True)
         scores = model(window)[:, length - 1].astype(jnp.float32)
         warm = scores / jnp.where(temperature > 0, temperature, 1.0)

@@ -112,7 +112,7 @@ def _gpt(source, parameters, context, vocabulary, **settings):
 
 
 def _gpt2(parameters, depth, width, heads):
-    source = "Radford et al. 2019, Language Models are Unsupervised Multitask Learners"
+    source = "GPT-2, Radford et al. 2019"
     sizes = {"depth": depth, "width": width, "heads": heads}
     return _gpt(source, parameters, 1024, 50257, **sizes)
 
@@ -203,7 +203,7 @@ MODELS: dict[str, Model] = {
         **_IMAGENET,
     ),
     "gpt_char": _gpt(
-        "Karpathy's nanoGPT, for the characters of Shakespeare",
+        "nanoGPT's character-level model",
         10_745_088,
         context=256,
         vocabulary=65,
