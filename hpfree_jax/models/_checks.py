@@ -18,18 +18,18 @@ def check_image(shape: Sequence[int], smallest: int = 1, multiple_of: int = 1) -
       smallest: the least height and width.
       multiple_of: what divides height and width.
     """
-    what = "images (height, width, channels)"
+    expected = "(height, width, channels)"
     if smallest > 1:
-        what += f" of at least {smallest} x {smallest} pixels"
+        expected += f" of at least {smallest} x {smallest} pixels"
     if multiple_of > 1:
-        what += f" whose height and width are multiples of {multiple_of}"
+        expected += f" whose height and width are multiples of {multiple_of}"
     sizes = tuple(shape)[:2]
     if (
         len(shape) != 3
         or min(sizes) < smallest
         or any(size % multiple_of for size in sizes)
     ):
-        raise ValueError(f"it takes {what}, not the shape {tuple(shape)}.")
+        raise ValueError(f"images must be {expected}, got the shape {tuple(shape)}.")
 
 
 def check_depth(depth: int, depths: Iterable[int]) -> None:

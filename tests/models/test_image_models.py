@@ -323,8 +323,8 @@ def test_a_depth_that_there_is_not_is_named(make):
 
 def test_images_are_checked():
     check_image((4, 5, 3), smallest=4)
-    with pytest.raises(ValueError, match=r"takes images .* not the shape \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"images must be .* got the shape \(4, 4\)"):
         check_image((4, 4))
     model = filled(SMALL["densenet_bc"])
-    with pytest.raises(ValueError, match=r"4 x 4 pixels, not the shape \(8, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"4 x 4 pixels, got the shape \(8, 3, 3\)"):
         model(jnp.zeros((1, 8, 3, 3)))
