@@ -107,19 +107,11 @@ def test_a_model_is_the_published_one(name):
     assert len(arch.layout(params)) == len(leaves)
     if not row.takes_tokens:  # whose table of tokens is not the first in the tree
         assert hp.infer_layout(params)
-
-
-@pytest.mark.parametrize("name", MULTIPLICATIONS)
-def test_multiplications_are_the_published_ones(name):
-    row, model = MODELS[name], abstract_model(name)
-    graph, state = nnx.split(model)
-    apply = lambda state, x: nnx.merge(graph, state)(x)
-    closed = jax.make_jaxpr(apply)(state, row.example(batch_size=1))
-    assert [out.shape for out in closed.out_avals] == [(1, row.num_classes)]
-    total = sum(multiplications(eqn) for eqn in walk(closed.jaxpr))
-    printed = MULTIPLICATIONS[name]
-    digits = len(printed.split(".")[1])
-    assert total / 1e9 == pytest.approx(float(printed), abs=0.6 * 10**-digits)
+    if name in MULTIPLICATIONS:
+        printed = MULTIPLICATIONS[name]
+        digits = len(printed.split(".")[1])
+        found = count_multiplications(model, row) / 1e9
+        assert found == pytest.approx(float(printed), abs=0.6 * 10**-digits)
 
 
 def test_numbers_of_paths():
@@ -127,6 +119,15 @@ def test_numbers_of_paths():
     totals = {name: sum(depths.values()) for name, depths in PATHS.items()}
     assert (totals["resnet18"], totals["resnet50"]) == (256, 65_536)
     assert (totals["resnet152"], totals["gpt2_xl"]) == (2**50, 2**96)
+
+
+def count_multiplications(model, row):
+    """Of convolutions and dense layers, for one image."""
+    graph, state = nnx.split(model)
+    apply = lambda state, x: nnx.merge(graph, state)(x)
+    closed = jax.make_jaxpr(apply)(state, row.example(batch_size=1))
+    assert [out.shape for out in closed.out_avals] == [(1, row.num_classes)]
+    return sum(multiplications(eqn) for eqn in walk(closed.jaxpr))
 
 
 def multiplications(eqn):
