@@ -4,7 +4,6 @@ A pickle is a program: it can name any function and call it. Here only those few
 are looked up that NumPy needs to rebuild an array; any other ends the reading.
 """
 
-import _codecs
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,37 @@ import numpy as np
 
 from hpfree_jax._user_input import UserError
 
-_RECONSTRUCT, _SCALAR = (x.__reduce__()[0] for x in (np.empty(0), np.float64(0)))
-_ARRAYS = {
-    # Arrays of older versions of NumPy name `numpy.core`.
+
+def _encode(text: str, encoding: str) -> bytes:
+    """What stands for bytes in a pickle of Python 3 that Python 2 can read."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for the encoding {encoding}")
+    return text.encode(encoding)
+
+
+# Taken from arrays and not from NumPy's modules, as these are private.
+_FUNCTIONS = {
+    ("multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("multiarray", "scalar"): np.float64(0).__reduce__()[0],
+    ("numeric", "_frombuffer"): np.empty(0).__reduce_ex__(5)[0],
+}
+_ALLOWED = {
+    # Older versions of NumPy name their modules `numpy.core`.
     **{
-        (f"numpy.{c}.multiarray", "_reconstruct"): _RECONSTRUCT
-        for c in ("core", "_core")
+        (f"numpy.{core}.{module}", name): function
+        for (module, name), function in _FUNCTIONS.items()
+        for core in ("core", "_core")
     },
-    **{(f"numpy.{c}.multiarray", "scalar"): _SCALAR for c in ("core", "_core")},
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _codecs.encode,  # how Python 2 stores bytes
+    ("_codecs", "encode"): _encode,
 }
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ARRAYS:
-            return _ARRAYS[module, name]
+        if (module, name) in _ALLOWED:
+            return _ALLOWED[module, name]
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
