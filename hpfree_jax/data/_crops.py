@@ -63,7 +63,12 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     The sources use Pillow's, which is as wide as the pixels it makes. OpenCV's
     bilinear filter leaves pixels out where it shrinks, so there its area filter,
     which does not, takes its place.
+
+    Colours are turned around on the way in and out: OpenCV decodes blue first, so that
+    what comes in is a view, which it would copy.
     """
     shrinks = height < image.shape[0] and width < image.shape[1]
     filter_ = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=filter_)
+    return cv2.resize(image[..., ::-1], (width, height), interpolation=filter_)[
+        ..., ::-1
+    ]
