@@ -11,6 +11,8 @@ from jax.typing import ArrayLike
 
 from hpfree_jax._user_input import UserError
 
+END = 2**62  # more batches than there will ever be
+
 
 class Batch(NamedTuple):
     """Inputs and targets of one step, on the host or on the device."""
@@ -41,16 +43,23 @@ class BatchStream:
           identity: what the batches depend on besides their number (JSON values).
           workers: threads; each prepares one batch at a time.
         """
+        self.stall_seconds = 0.0
+        self._read, self._identity, self._workers = read, identity, workers
+        self._iterator: Any = None
+        self._start(0)
+
+    def _start(self, number: int) -> None:
+        """Begins with a batch; the threads start with the first `next`."""
         import grain
 
-        self.stall_seconds = 0.0
-        self._identity = identity
-        # The numbers themselves are the source: no epoch of it ever ends.
-        numbers = grain.MapDataset.range(2**62)
+        self.close()
+        # The numbers themselves are the source: it has no epochs.
+        numbers = grain.MapDataset.range(number, END)
         options = grain.ReadOptions(
-            num_threads=workers, prefetch_buffer_size=workers + 1
+            num_threads=self._workers, prefetch_buffer_size=self._workers + 1
         )
-        self._iterator = iter(numbers.map(read).to_iter_dataset(options))
+        self._next = number
+        self._iterator = iter(numbers.map(self._read).to_iter_dataset(options))
 
     def __iter__(self) -> "BatchStream":
         return self
@@ -59,12 +68,12 @@ class BatchStream:
         begin = time.perf_counter()
         batch = next(self._iterator)
         self.stall_seconds += time.perf_counter() - begin
+        self._next += 1
         return batch
 
     def get_state(self) -> dict[str, Any]:
         """Returns the state after the last batch returned; it can be stored as JSON."""
-        next_batch = self._iterator.get_state()["next_index"]
-        return {"next_batch": next_batch, **self._identity}
+        return {"next_batch": self._next, **self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues with the batch after the one at which ``state`` was taken.
@@ -85,13 +94,15 @@ class BatchStream:
                     f"run has {value}: its batches would differ; use {state[name]}"
                 )
         number = state["next_batch"]
-        if not isinstance(number, int) or not 0 <= number < 2**62:
+        if not isinstance(number, int) or not 0 <= number < END:
             raise UserError(f"`next_batch` must be an integer from 0 on, got {number}")
-        self._iterator.set_state({"next_index": number})
+        self._start(number)
 
     def close(self) -> None:
         """Stops the threads."""
-        self._iterator.close()
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
 
 
 class Shard(NamedTuple):

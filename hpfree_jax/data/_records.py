@@ -83,12 +83,13 @@ class Records:
 
     def report(self) -> str | None:
         """Says in one line how many examples were skipped; None if none was."""
-        if not self.skipped:
+        skipped = dict(self.skipped)  # a copy: other threads may add to it
+        if not skipped:
             return None
-        index, reason = next(iter(self.skipped.items()))
+        index = min(skipped)
         return (
-            f"{len(self.skipped)} of {len(self)} examples of {self.name} cannot be "
-            f"read and are skipped; the first, number {index}: {reason}"
+            f"{len(skipped)} of {len(self)} examples of {self.name} cannot be "
+            f"read and are skipped; the first, number {index}: {skipped[index]}"
         )
 
     def _record(self, index: int) -> bytes | None:

@@ -54,7 +54,7 @@ def write_archives(folder, *, change=lambda files: None):
         outer[f"{name}.tar"] = inner.getvalue()
     write_tar(manual / "ILSVRC2012_img_train.tar", outer)
     validation = {
-        f"ILSVRC2012_val_{i:08}.JPEG": jpeg(photograph(100 + i)) for i in range(1, 5)
+        f"ILSVRC2012_val_{i:08}.JPEG": jpeg(photograph(100 + i)) for i in (2, 4, 1, 3)
     }
     write_tar(manual / "ILSVRC2012_img_val.tar", validation)
 

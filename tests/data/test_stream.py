@@ -3,6 +3,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from hpfree_jax.data import load_dataset, open_stream
 from tests.data.conftest import jpeg, photograph
@@ -94,7 +95,11 @@ def test_imagenet_is_prepared_and_read_without_tensorflow(imagenet_dir):
     assert x.dtype == np.float32
     (tests,) = data.test_batches(4)
     # ILSVRC2012_val_00000001 ... 4: sea snake, alp, Shetland sheepdog, soup bowl.
-    assert sorted(tests.targets.tolist()) == sorted([65, 970, 230, 809])
+    source = tfds.builder("imagenet2012", data_dir=imagenet_dir)
+    source = source.as_data_source(split="validation")
+    label_of = {e["file_name"].decode()[-6:-5]: int(e["label"]) for e in source}
+    assert label_of == {"1": 65, "2": 970, "3": 230, "4": 809}
+    assert sorted(tests.targets.tolist()) == sorted(label_of.values())
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     expected = (tests.inputs / 255 - mean) / std
     np.testing.assert_allclose(data.prepare(tests.inputs), expected, atol=1e-4)
