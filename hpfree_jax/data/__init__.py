@@ -1,9 +1,10 @@
-"""Datasets from TensorFlow Datasets, read without TensorFlow, as arrays."""
+"""Datasets from TensorFlow Datasets, read without TensorFlow: arrays and streams."""
 
 from hpfree_jax.data._augmentation import Augmentation as Augmentation
 from hpfree_jax.data._batches import Batch as Batch
 from hpfree_jax.data._batches import BatchStream as BatchStream
 from hpfree_jax.data._listing import list_datasets as list_datasets
+from hpfree_jax.data._listing import print_datasets as print_datasets
 from hpfree_jax.data._registry import DATASETS as DATASETS
 from hpfree_jax.data._registry import Dataset as Dataset
 from hpfree_jax.data._registry import StreamingDataset as StreamingDataset

@@ -84,7 +84,7 @@ def _prepared_official(name: str) -> Callable[[Path], Any]:
 
 _CIFAR_AUGMENTATION = Augmentation(padding=4, flip=True)
 
-# Statistics: the ones of the sources, NAS-Bench-201's and torchvision's.
+# Where statistics are given, they are those of NAS-Bench-201 and of torchvision.
 DATASETS: dict[str, DatasetEntry] = {
     "digits": DatasetEntry(
         _prepared_digits,

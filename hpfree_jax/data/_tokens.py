@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,9 @@ class TokenDataset:
         }
         return BatchStream(read, identity, choose_workers(workers))
 
-    def test_batches(self, batch_size: int, *, process: tuple[int, int] | None = None):
+    def test_batches(
+        self, batch_size: int, *, process: tuple[int, int] | None = None
+    ) -> Iterator[Batch]:
         """Yields the windows of the validation text once, filled up with weight 0."""
         shard = choose_shard(process)
         share = shard.of(batch_size)

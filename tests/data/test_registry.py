@@ -4,8 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpfree_jax.data import DATASETS, list_datasets, load_dataset, open_stream
-from hpfree_jax.data._listing import print_datasets
+from hpfree_jax.data import (
+    DATASETS,
+    list_datasets,
+    load_dataset,
+    open_stream,
+    print_datasets,
+)
 
 SHARED = Path(__file__).parents[3] / "shared" / "tfds"
 
