@@ -184,8 +184,8 @@ def character_dataset(
     """Makes a dataset whose tokens are characters, numbered in order of their codes.
 
     >>> data = character_dataset("abc", "abracadabra", "cab", context=2)
-    >>> data.vocabulary, data.test_tokens, data.decode([1, 0])
-    ('abcdr', array([2, 0, 1], dtype=uint8), 'ba')
+    >>> print(data.vocabulary, data.test_tokens, data.decode([1, 0]))
+    abcdr [2 0 1] ba
     """
     codes = [
         np.frombuffer(text.encode("utf-32-le"), "<u4") for text in (train, validation)
