@@ -15,7 +15,7 @@ from flax import nnx
 from hpfree_jax.comparison._records import TEST, TRAIN, RunRecord
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec, run_config
 from hpfree_jax.data import Dataset
-from hpfree_jax.models import build_model
+from hpfree_jax.models import abstract_model
 from hpfree_jax.training import LOSSES
 from hpfree_jax.training._held_out import Examples
 from hpfree_jax.training._loop import make_orders
@@ -80,14 +80,11 @@ class Runner:
         """
         if jax.default_backend() != "cpu":
             return True
-        model = nnx.eval_shape(
-            lambda: build_model(
-                self._spec.model,
-                self._dataset.input_shape,
-                self._dataset.num_classes,
-                self._spec.model_settings,
-                rngs=nnx.Rngs(0),
-            )
+        model = abstract_model(
+            self._spec.model,
+            self._dataset.input_shape,
+            self._dataset.num_classes,
+            self._spec.model_settings,
         )
         modules = (module for _, module in nnx.iter_modules(model))
         sizes = (leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -116,7 +116,15 @@ def parse_method(text: str, grid: tuple[float, ...] = ()) -> MethodSpec:
 def run_config(
     task: TaskSpec, method: MethodSpec, seed: int, **settings: Any
 ) -> TrainConfig:
-    """The configuration of one run, as the trainer has it, but for its length."""
+    """The configuration of one run, as the trainer has it, but for its length.
+
+    Raises:
+      UserError: if the trainer has no option for a setting of the model.
+    """
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    for key in task.model_settings:
+        if key not in known:
+            raise UserError(f"{task.name}: the trainer has no option `{key}`")
     return TrainConfig(
         dataset=task.dataset,
         model=task.model,
