@@ -21,7 +21,7 @@ from tinygp.solvers.solver import Solver
 
 from hpfree_jax._base import accumulator_dtype
 
-MIN_LENGTHSCALE = 0.05  # features grow with its inverse square: 35 at 0.2, 200 here
+MIN_LENGTHSCALE = 0.05  # features grow with its inverse square: 30 at 0.2, 200 here
 NOISE_FLOOR = 1e-4  # in squared units of the loss
 INITIAL_NOISE = 1e-3
 _FIT_LEARNING_RATE = 0.01
@@ -49,7 +49,7 @@ class GPState(NamedTuple):
     """The Gaussian process as it persists from one test to the next."""
 
     parameters: GPParameters
-    optimizer_state: Any  # of Adam
+    optimizer_state: Any  # of Adam, on the three parameters in one vector
 
 
 class Points(NamedTuple):
@@ -76,11 +76,11 @@ def init(params_like: Any = 0.0) -> GPState:
     zero = jnp.asarray(params_like, accumulator_dtype())
     raw_noise = math.log(math.expm1(INITIAL_NOISE - NOISE_FLOOR))
     parameters = GPParameters(zero + raw_noise, zero + 0.0, zero + 0.0)
-    return GPState(parameters, _optimizer().init(parameters))
+    return GPState(parameters, _optimizer().init(jnp.stack(parameters)))
 
 
 def num_features(lengthscale: ArrayLike) -> int:
-    """How many features give the kernel on [0, 1] to float64 rounding.
+    """How many features give the kernel on [0, 1] to rounding.
 
     A traced lengthscale gets as many as the smallest one that is supported needs.
     """
@@ -88,10 +88,11 @@ def num_features(lengthscale: ArrayLike) -> int:
         lengthscale = MIN_LENGTHSCALE
     rate = (0.5 / float(lengthscale)) ** 2
     pmf = lambda k: math.exp(k * math.log(rate) - rate - math.lgamma(k + 1))
-    return next(k for k in itertools.count(math.ceil(rate)) if pmf(k) < 1e-17)
+    negligible = float(jnp.finfo(accumulator_dtype()).eps) / 100
+    return next(k for k in itertools.count(math.ceil(rate)) if pmf(k) < negligible)
 
 
-def features(x: Array, lengthscale: ArrayLike, num: int) -> Float[Array, "n rank"]:
+def features(x: Array, lengthscale: ArrayLike) -> Float[Array, "n rank"]:
     r"""Features :math:`\phi_k` with :math:`\sum_k \phi_k(x) \phi_k(x')` the RBF kernel.
 
     With :math:`u = (x - 1/2) / \ell`,
@@ -100,40 +101,58 @@ def features(x: Array, lengthscale: ArrayLike, num: int) -> Float[Array, "n rank
     mean :math:`u^2 \le 1 / (2\ell)^2`, whose tail says how many are needed.
     """
     u = (x - 0.5) / lengthscale
-    ratios = u[:, None] / jnp.asarray(np.sqrt(np.arange(1, num)), u.dtype)
+    ratios = u[:, None] / jnp.asarray(
+        np.sqrt(np.arange(1, num_features(lengthscale))), u.dtype
+    )
     first = jnp.exp(-(u**2) / 2)[:, None]
     return jnp.cumprod(jnp.concatenate([first, ratios], axis=1), axis=1)
 
 
-class Basis(NamedTuple):
-    """The features at the data and the spectrum of their Gram matrix."""
+class RotatedPoints(NamedTuple):
+    """Points in the eigenbasis of their kernel matrix, where it is diagonal.
 
-    features: Float[Array, "n rank"]  # zero where a point is absent
-    eigenvalues: Float[Array, " rank"]  # of features.T @ features
-    eigenvectors: Float[Array, "rank rank"]
-    is_present: Bool[Array, " n"]
-
-
-def make_basis(points: Points, lengthscale: ArrayLike, num: int) -> Basis:
-    """Computes what all fits and predictions from the same points share."""
-    phi = features(points.x, lengthscale, num)
-    phi = jnp.where(points.is_present[:, None], phi, 0)
-    eigenvalues, eigenvectors = jnp.linalg.eigh(phi.T @ phi)
-    return Basis(phi, jnp.maximum(eigenvalues, 0), eigenvectors, points.is_present)
-
-
-class FeatureSolver(Solver):
-    r"""Solver of tinygp for :math:`K = s F F^T + \sigma^2 I` on the points present.
-
-    Works with the weights of the features, :math:`w \sim N(0, s I)`. Given residuals
-    :math:`r`, their posterior mean is :math:`\hat w = (F^T F + \tfrac{\sigma^2}{s})^{-1}
-    F^T r`, and :math:`r^T K^{-1} r = \|r - F \hat w\|^2 / \sigma^2 + \|\hat w\|^2 / s`: a
-    sum of squares, so that nothing cancels in float32 and nothing can fail to factorise.
+    The last two coordinates are orthogonal to all features, and hold what is left of y
+    and of a constant; in the directions that are not listed both are zero.
     """
 
-    basis: Basis
-    outputscale: Array
+    y: Float[Array, " rank+2"]
+    one: Float[Array, " rank+2"]  # the coordinates of the constant 1
+    eigenvalues: Float[Array, " rank+2"]  # of the kernel matrix of unit outputscale
+    num_points: Float[Array, ""]  # present
+
+
+def rotate(points: Points, lengthscale: ArrayLike) -> RotatedPoints:
+    """Changes to coordinates in which a likelihood costs a few dozen operations."""
+    phi = features(points.x, lengthscale)
+    phi = jnp.where(points.is_present[:, None], phi, 0)
+    one = points.is_present.astype(phi.dtype)
+    vectors = jnp.stack([jnp.where(points.is_present, points.y, 0), one], axis=1)
+    # By QR, so that the basis is orthonormal also where eigenvalues are tiny.
+    orthonormal, triangular = jnp.linalg.qr(phi)
+    eigenvalues, rotation = jnp.linalg.eigh(triangular @ triangular.T)
+    basis = orthonormal @ rotation
+    inside = basis.T @ vectors
+    outside = vectors - basis @ inside
+    (y_y, y_one), (_, one_one) = outside.T @ outside
+    length = jnp.sqrt(one_one)
+    along = y_one / jnp.where(length > 0, length, 1)
+    across = jnp.sqrt(jnp.maximum(y_y - along**2, 0))
+    return RotatedPoints(
+        y=jnp.concatenate([inside[:, 0], jnp.stack([along, across])]),
+        one=jnp.concatenate(
+            [inside[:, 1], jnp.stack([length, jnp.zeros_like(length)])]
+        ),
+        eigenvalues=jnp.pad(jnp.maximum(eigenvalues, 0), (0, 2)),
+        num_points=jnp.sum(one),
+    )
+
+
+class EigenSolver(Solver):
+    """Solver of tinygp for rotated points, whose covariance is diagonal."""
+
+    variances: Array  # of the coordinates
     noise: Array
+    num_points: Array
 
     def __init__(
         self,
@@ -142,90 +161,54 @@ class FeatureSolver(Solver):
         noise: Noise,
         *,
         covariance: Any = None,
-        basis: Basis,
+        points: RotatedPoints,
     ):
         del covariance
-        self.basis = basis
-        self.outputscale = kernel.evaluate_diag(X[0])  # stationary
+        outputscale = kernel.evaluate_diag(X[0])  # the kernel is stationary
         self.noise = noise.diagonal()[0]  # the same for all points
+        self.variances = outputscale * points.eigenvalues + self.noise
+        self.num_points = points.num_points
 
     def variance(self) -> Array:
         """The diagonal of the covariance matrix."""
-        squares = jnp.sum(self.basis.features**2, axis=1)
-        return self.outputscale * squares + self.noise
+        return self.variances
 
     def covariance(self) -> Array:
-        """The covariance matrix, which nothing here needs."""
-        phi = self.basis.features
-        return self.outputscale * phi @ phi.T + self.noise * jnp.eye(len(phi))
+        """The covariance matrix."""
+        return jnp.diag(self.variances)
 
     def normalization(self) -> Array:
-        """(log det + n log 2 pi) / 2, of the points that are present."""
-        ratios = self.outputscale * self.basis.eigenvalues / self.noise
-        num_points = jnp.sum(self.basis.is_present, dtype=ratios.dtype)
-        constant = num_points * jnp.log(2 * np.pi * self.noise)
-        return 0.5 * (jnp.sum(jnp.log1p(ratios)) + constant)
+        """(log det + n log 2 pi) / 2, with the directions that are not listed."""
+        num_unlisted = self.num_points - self.variances.shape[0]
+        log_det = jnp.sum(jnp.log(self.variances)) + num_unlisted * jnp.log(self.noise)
+        return (log_det + self.num_points * math.log(2 * math.pi)) / 2
 
     def solve_triangular(self, y: Array, *, transpose: bool = False) -> Array:
-        """The product with A, of shape (n + rank, n), where A.T @ A inverts K."""
-        phi, noise = self.basis.features, self.noise
-        weight_scale = jnp.sqrt(self.outputscale)
-        if transpose:
-            residuals = y[: len(phi)] / jnp.sqrt(noise)
-            inner = y[len(phi) :] / weight_scale - phi.T @ residuals
-            return residuals + phi @ self._solve_weights(inner)
-        residuals = jnp.where(self.basis.is_present, y, 0)
-        weights = self.weights(residuals)
-        residuals = residuals - phi @ weights
-        return jnp.concatenate([residuals / jnp.sqrt(noise), weights / weight_scale])
+        """Divides by the root of the covariance."""
+        return y / jnp.sqrt(self.variances)
 
     def dot_triangular(self, y: Array) -> Array:
-        """Not defined: A is not square."""
-        raise NotImplementedError("FeatureSolver conditions and does not sample.")
+        """Multiplies by the root of the covariance."""
+        return y * jnp.sqrt(self.variances)
 
-    def condition(self, kernel: kernels.Kernel, X_test: Any, noise: Noise) -> Array:
-        """Not defined: the dense covariance is what this solver is there to avoid."""
-        raise NotImplementedError("FeatureSolver predicts by `posterior_factor`.")
-
-    def weights(self, residuals: Array) -> Array:
-        """The posterior mean of the features' weights."""
-        return self._solve_weights(self.basis.features.T @ residuals)
-
-    def posterior_factor(self, test_features: Array) -> Array:
-        """Returns B with B @ B.T the posterior covariance at the test points."""
-        variances = self.outputscale / (
-            1 + self.outputscale * self.basis.eigenvalues / self.noise
-        )
-        return test_features @ self.basis.eigenvectors * jnp.sqrt(variances)
-
-    def _solve_weights(self, vector):
-        vectors = self.basis.eigenvectors
-        inverse = 1 / (self.basis.eigenvalues + self.noise / self.outputscale)
-        return vectors @ (inverse * (vectors.T @ vector))
-
-
-def process(
-    parameters: GPParameters, points: Points, basis: Basis, lengthscale: ArrayLike
-) -> GaussianProcess:
-    """The Gaussian process of some parameters at the points, as tinygp has it."""
-    kernel = parameters.outputscale * kernels.ExpSquared(jnp.asarray(lengthscale))
-    return GaussianProcess(
-        kernel,
-        points.x,
-        diag=parameters.noise,
-        mean=parameters.mean,
-        solver=FeatureSolver,
-        basis=basis,
-    )
+    def condition(self, kernel: kernels.Kernel, X_test: Any, noise: Noise) -> Any:
+        """Not defined: a grid has no rotated coordinates. See :func:`predict`."""
+        raise NotImplementedError("Predict with `predict`, from points as they are.")
 
 
 def negative_log_likelihood(
-    parameters: GPParameters, points: Points, basis: Basis, lengthscale: ArrayLike
+    parameters: GPParameters, points: RotatedPoints, lengthscale: ArrayLike
 ) -> Float[Array, ""]:
     """-log p(y) per point that is present."""
-    gp = process(parameters, points, basis, lengthscale)
-    num_points = jnp.sum(points.is_present, dtype=points.y.dtype)
-    return -gp.log_probability(points.y) / jnp.maximum(num_points, 1)
+    gp = GaussianProcess(
+        parameters.outputscale * kernels.ExpSquared(jnp.asarray(lengthscale)),
+        points.one,
+        diag=parameters.noise,
+        mean=lambda one: parameters.mean * one,
+        solver=EigenSolver,
+        points=points,
+    )
+    return -gp.log_probability(points.y) / jnp.maximum(points.num_points, 1)
 
 
 def fit(
@@ -237,24 +220,27 @@ def fit(
       The new state, and whether it is usable: if the likelihood or a parameter is not
       finite, the state is returned as it was.
     """
-    basis = make_basis(points, lengthscale, num_features(lengthscale))
     # In float32 a mean of 1e6 could not move by 0.01: fit its distance from here.
     center = state.parameters.mean
-    centered = points._replace(y=jnp.where(points.is_present, points.y - center, 0))
-    loss = lambda p: negative_log_likelihood(p, centered, basis, lengthscale)
+    rotated = rotate(points._replace(y=points.y - center), lengthscale)
+    start = state.parameters._replace(mean=jnp.zeros_like(center))
+
+    def loss(vector):
+        return negative_log_likelihood(GPParameters(*vector), rotated, lengthscale)
 
     def step(_, carry):
-        parameters, optimizer_state, is_usable = carry
-        value, grads = jax.value_and_grad(loss)(parameters)
-        updates, optimizer_state = _optimizer().update(grads, optimizer_state)
-        parameters = optax.apply_updates(parameters, updates)
-        return parameters, optimizer_state, is_usable & jnp.isfinite(value)
+        vector, optimizer_state, is_usable = carry
+        value, gradient = jax.value_and_grad(loss)(vector)
+        updates, optimizer_state = _optimizer().update(gradient, optimizer_state)
+        return vector + updates, optimizer_state, is_usable & jnp.isfinite(value)
 
-    start = state.parameters._replace(mean=jnp.zeros_like(center))
-    is_usable = jnp.any(points.is_present)
-    parameters, optimizer_state, is_usable = jax.lax.fori_loop(
-        0, num_steps, step, (start, state.optimizer_state, is_usable)
+    vector, optimizer_state, is_usable = jax.lax.fori_loop(
+        0,
+        num_steps,
+        step,
+        (jnp.stack(start), state.optimizer_state, jnp.any(points.is_present)),
     )
+    parameters = GPParameters(*vector)
     parameters = parameters._replace(mean=center + parameters.mean)
     new_state = GPState(parameters, optimizer_state)
     for leaf in jax.tree.leaves(new_state):
@@ -266,14 +252,24 @@ def fit(
 def predict(
     parameters: GPParameters, points: Points, grid: Array, lengthscale: ArrayLike
 ) -> Prediction:
-    """Returns the posterior of the noise-free function on the grid."""
-    num = num_features(lengthscale)
-    basis = make_basis(points, lengthscale, num)
-    solver: Any = process(parameters, points, basis, lengthscale).solver
-    phi = features(grid, lengthscale, num)
+    r"""Returns the posterior of the noise-free function on the grid.
+
+    By the weights of the features: with :math:`w \sim N(0, s I)`, noise
+    :math:`\sigma^2` and features :math:`F` at the points, their posterior covariance is
+    :math:`(F^T F / \sigma^2 + I / s)^{-1}`, diagonal in the eigenbasis of
+    :math:`F^T F`. Nothing is subtracted, so that nothing cancels in float32.
+    """
+    phi = features(points.x, lengthscale)
+    phi = jnp.where(points.is_present[:, None], phi, 0)
     residuals = jnp.where(points.is_present, points.y - parameters.mean, 0)
-    mean = parameters.mean + phi @ solver.weights(residuals)
-    return Prediction(mean, solver.posterior_factor(phi))
+    eigenvalues, vectors = jnp.linalg.eigh(phi.T @ phi)
+    precisions = jnp.maximum(eigenvalues, 0) + parameters.noise / parameters.outputscale
+    on_grid = features(grid, lengthscale) @ vectors
+    weights = (vectors.T @ (phi.T @ residuals)) / precisions
+    return Prediction(
+        mean=parameters.mean + on_grid @ weights,
+        factor=on_grid * jnp.sqrt(parameters.noise / precisions),
+    )
 
 
 def past_minimum_probability(prediction: Prediction) -> Float[Array, ""]:

@@ -33,7 +33,9 @@ def draw(key: Array, points: Points, num: ArrayLike) -> Points:
     size = points.x.shape[0]
     num_drawn = min(size, MAX_CONDITIONED if isinstance(num, jax.Array) else num)
     if num_drawn < size:
-        order = jnp.where(points.is_present, jax.random.uniform(key, (size,)), -1)
+        order = jnp.where(
+            points.is_present, jax.random.bits(key, (size,), jnp.uint32) | 1, 0
+        )
         _, index = jax.lax.top_k(order, num_drawn)
         points = jax.tree.map(lambda leaf: leaf[index], points)
     if isinstance(num, jax.Array):
