@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from hpfree_jax._base import accumulator_dtype, check_choice, check_in_interval
 from hpfree_jax.warmup._gaussian_process import MIN_LENGTHSCALE
-from hpfree_jax.warmup._schedule import Plan
+from hpfree_jax.warmup._schedule import Plan, num_possible_tests
 
 COUNTS = ("total_steps", "steps_per_epoch", "test_every", "num_tests", "patience")
 COUNTS += ("fit_steps", "fit_points", "predict_points")
@@ -68,12 +68,9 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 def warn_if_blind(plan: Plan, patience: Any) -> None:
     """Warns if too few tests fit into the warm-up for one to end it."""
-    numbers = (plan.warmup_steps, plan.test_every, patience)
-    if any(isinstance(number, jax.Array) for number in numbers):
-        return
-    if plan.curve_length == 0:  # asked for no warm-up
-        return
-    num_tests = max(plan.warmup_steps - 1, 0) // plan.test_every
+    num_tests = num_possible_tests(plan)
+    if num_tests is None or isinstance(patience, jax.Array) or plan.curve_length == 0:
+        return  # not known, or no warm-up was asked for
     if num_tests <= patience:
         warnings.warn(
             f"AutoWU can make {num_tests} tests in its warm-up of at most "

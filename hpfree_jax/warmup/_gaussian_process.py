@@ -76,7 +76,9 @@ def init(params_like: Any = 0.0) -> GPState:
     zero = jnp.asarray(params_like, accumulator_dtype())
     raw_noise = math.log(math.expm1(INITIAL_NOISE - NOISE_FLOOR))
     parameters = GPParameters(zero + raw_noise, zero + 0.0, zero + 0.0)
-    return GPState(parameters, _optimizer().init(jnp.stack(parameters)))
+    optimizer_state = _optimizer().init(jnp.stack(parameters))
+    on_mesh = lambda leaf: leaf + zero.astype(leaf.dtype)
+    return GPState(parameters, jax.tree.map(on_mesh, optimizer_state))
 
 
 def num_features(lengthscale: ArrayLike) -> int:
@@ -100,12 +102,13 @@ def features(x: Array, lengthscale: ArrayLike) -> Float[Array, "n rank"]:
     squares of the features at a point are the probabilities of a Poisson variable of
     mean :math:`u^2 \le 1 / (2\ell)^2`, whose tail says how many are needed.
     """
-    u = (x - 0.5) / lengthscale
-    ratios = u[:, None] / jnp.asarray(
-        np.sqrt(np.arange(1, num_features(lengthscale))), u.dtype
-    )
-    first = jnp.exp(-(u**2) / 2)[:, None]
-    return jnp.cumprod(jnp.concatenate([first, ratios], axis=1), axis=1)
+    u = ((x - 0.5) / lengthscale)[:, None]
+    k = np.arange(num_features(lengthscale))
+    log_roots = np.array([math.lgamma(i + 1) / 2 for i in k])  # of k!
+    # In logarithms, where no power overflows; the clip is for log 0.
+    log_size = jnp.log(jnp.maximum(jnp.abs(u), jnp.finfo(u.dtype).tiny))
+    size = jnp.exp(k.astype(u.dtype) * log_size - log_roots.astype(u.dtype) - u**2 / 2)
+    return jnp.where((u < 0) & (k % 2 == 1), -size, size)
 
 
 class RotatedPoints(NamedTuple):
@@ -129,7 +132,9 @@ def rotate(points: Points, lengthscale: ArrayLike) -> RotatedPoints:
     vectors = jnp.stack([jnp.where(points.is_present, points.y, 0), one], axis=1)
     # By QR, so that the basis is orthonormal also where eigenvalues are tiny.
     orthonormal, triangular = jnp.linalg.qr(phi)
-    eigenvalues, rotation = jnp.linalg.eigh(triangular @ triangular.T)
+    eigenvalues, rotation = jnp.linalg.eigh(
+        triangular @ triangular.T, symmetrize_input=False
+    )
     basis = orthonormal @ rotation
     inside = basis.T @ vectors
     outside = vectors - basis @ inside
@@ -262,7 +267,7 @@ def predict(
     phi = features(points.x, lengthscale)
     phi = jnp.where(points.is_present[:, None], phi, 0)
     residuals = jnp.where(points.is_present, points.y - parameters.mean, 0)
-    eigenvalues, vectors = jnp.linalg.eigh(phi.T @ phi)
+    eigenvalues, vectors = jnp.linalg.eigh(phi.T @ phi, symmetrize_input=False)
     precisions = jnp.maximum(eigenvalues, 0) + parameters.noise / parameters.outputscale
     on_grid = features(grid, lengthscale) @ vectors
     weights = (vectors.T @ (phi.T @ residuals)) / precisions

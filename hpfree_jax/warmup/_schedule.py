@@ -45,6 +45,16 @@ def make_plan(
     )
 
 
+def num_possible_tests(plan: Plan) -> int | None:
+    """How many tests the warm-up can make; None if that is not known yet."""
+    numbers = (plan.warmup_steps, plan.curve_length, plan.test_every)
+    if any(isinstance(number, jax.Array) for number in numbers):
+        return None
+    if plan.curve_length == 0:
+        return 0
+    return max(plan.warmup_steps - 1, 0) // plan.test_every
+
+
 def _whole(number, rounding):
     if isinstance(number, jax.Array):
         rounding = jnp.floor if rounding is math.floor else jnp.ceil
@@ -64,9 +74,9 @@ def warmup_rate(
 def cooldown_factor(cooldown_type: str, step: Array, length: Array) -> Float[Array, ""]:
     r"""The share of the rate that is left after some of the cooldown's steps.
 
-    With :math:`z = k / K` clipped to [0, 1]: ``cosine``
-    :math:`(1 + \cos \pi z) / 2`; ``half_cosine`` :math:`1 - \sin(\pi z / 2)`, the second
-    half of a cosine scaled to start at 1; ``half_cosine_legacy`` half of that.
+    With :math:`z = k / K` clipped to [0, 1]: ``cosine`` :math:`(1 + \cos \pi z) / 2`;
+    ``half_cosine`` :math:`1 - \sin(\pi z / 2)`, the second half of a cosine scaled to
+    start at 1; ``half_cosine_legacy`` half of that.
     """
     share = jnp.clip(step / jnp.maximum(length, 1), 0, 1)
     if cooldown_type == "cosine":

@@ -25,17 +25,20 @@ class TestResult(NamedTuple):
     predicted_std: Float[Array, " grid"]
 
 
-def draw(key: Array, points: Points, num: ArrayLike) -> Points:
+def draw(seed: ArrayLike, count: Array, points: Points, num: ArrayLike) -> Points:
     """Draws points that are present, without replacement; all if there are no more.
+
+    The seed and a number that each draw has for itself are the random key.
 
     A traced number selects among the first ``MAX_CONDITIONED`` drawn.
     """
     size = points.x.shape[0]
     num_drawn = min(size, MAX_CONDITIONED if isinstance(num, jax.Array) else num)
     if num_drawn < size:
-        order = jnp.where(
-            points.is_present, jax.random.bits(key, (size,), jnp.uint32) | 1, 0
-        )
+        words = jnp.stack([jnp.asarray(seed, jnp.int32), count]).astype(jnp.uint32)
+        key = jax.random.wrap_key_data(words, impl="threefry2x32")
+        bits = jax.random.bits(key, (size,), jnp.uint32)
+        order = jnp.where(points.is_present, bits | 1, 0)
         _, index = jax.lax.top_k(order, num_drawn)
         points = jax.tree.map(lambda leaf: leaf[index], points)
     if isinstance(num, jax.Array):
@@ -47,7 +50,8 @@ def draw(key: Array, points: Points, num: ArrayLike) -> Points:
 def run_test(
     points: Points,
     old: TestResult,
-    key: Array,
+    seed: ArrayLike,
+    count: Array,
     *,
     lengthscale: ArrayLike,
     num_tests: ArrayLike,
@@ -61,26 +65,30 @@ def run_test(
       points: the losses, with x = index / (number of losses, absent ones too).
       old: the process as the test before left it, and what to return where nothing
         finite can be computed.
-      key: of the draws.
+      seed: of the draws.
+      count: calls of ``update``, which makes the draws of each test others.
       lengthscale: of the kernel, like the others as in ``scale_by_autowu``.
       num_tests: predictions.
       confidence: that a probability must exceed.
       fit_steps: of Adam.
       fit_points: at most so many points are fitted.
     """
-    num_present = jnp.sum(points.is_present)
-    share = jnp.where(points.is_present, points.y, 0) / jnp.maximum(num_present, 1)
-    parameters = old.gp.parameters._replace(mean=jnp.sum(share))
+    first_draw = count * (num_tests + 1)
+    num_present = jnp.sum(points.is_present, dtype=jnp.int32)
+    share = points.y / jnp.maximum(num_present, 1).astype(points.y.dtype)
+    parameters = old.gp.parameters._replace(
+        mean=jnp.sum(jnp.where(points.is_present, share, 0))
+    )
     start = old.gp._replace(parameters=parameters)
     fitted, is_usable = gaussian_process.fit(
-        start, draw(key, points, fit_points), lengthscale, fit_steps
+        start, draw(seed, first_draw, points, fit_points), lengthscale, fit_steps
     )
     parameters = fitted.parameters
     grid = jnp.linspace(0, 1, old.predicted_mean.shape[0], dtype=points.x.dtype)
 
     def predict(index, carry):
         num_usable, num_yes, probability, position, mean, std = carry
-        drawn = draw(jax.random.fold_in(key, index + 1), points, MAX_CONDITIONED)
+        drawn = draw(seed, first_draw + 1 + index, points, MAX_CONDITIONED)
         new = gaussian_process.predict(parameters, drawn, grid, lengthscale)
         new_std = jnp.sqrt(new.variance())
         new_probability = gaussian_process.past_minimum_probability(new)
