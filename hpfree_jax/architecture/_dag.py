@@ -117,7 +117,7 @@ def parse_nas_bench_201(code: str) -> Dag:
     {0: 1, 1: 2, 2: 1}
     """
     _check_string(code)
-    digits = _cell_digits(code) if "|" in code else code
+    digits = cell_digits(code)
     if digits.count("_") != 2:
         raise ValueError(
             f"A cell of NAS-Bench-201 has 3 nodes behind node 0, but {code!r} has "
@@ -127,7 +127,14 @@ def parse_nas_bench_201(code: str) -> Dag:
     return dataclasses.replace(_parse(digits, _CELL_EDGES, kinds), code=code)
 
 
-def _cell_digits(code: str) -> str:
+def cell_digits(code: str) -> str:
+    """The digits of a cell that may be written with the names of the benchmark.
+
+    Raises:
+      ValueError: at a wrong name; digits are not checked.
+    """
+    if "|" not in code:
+        return code
     groups = []
     for node, group in enumerate(code.split("+"), start=1):
         entries = [entry for entry in group.strip("|").split("|") if entry]

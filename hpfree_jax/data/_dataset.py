@@ -1,4 +1,4 @@
-"""A dataset in memory: images as bytes, and how to normalise them."""
+"""A dataset in memory: images as bytes, and how to augment and normalise them."""
 
 import dataclasses
 
@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Array, Int, Key
+
+from hpfree_jax.data._augmentation import NO_AUGMENTATION, Augmentation
+from hpfree_jax.data._batches import Batch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,15 +29,63 @@ class Dataset:
     num_classes: int
     mean: np.ndarray  # float32, (channels,), of the training pixels as bytes
     std: np.ndarray  # float32, (channels,), the same
+    augmentation: Augmentation = NO_AUGMENTATION  # what the sources do in training
+    skipped: tuple[str, ...] = ()  # one line for each split with damaged examples
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
         return self.train_images.shape[1:]
 
+    @property
+    def num_train(self) -> int:
+        """Training examples, the length of an epoch's order."""
+        return len(self.train_labels)
+
+    @property
+    def num_test(self) -> int:
+        """Test examples."""
+        return len(self.test_labels)
+
+    @property
+    def train_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """What to put on the device, for :meth:`take`."""
+        return self.train_images, self.train_labels
+
+    @property
+    def test_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same of the test data."""
+        return self.test_images, self.test_labels
+
+    def epoch_order(self, key: Key[Array, ""]) -> Int[Array, " examples"]:
+        """Draws the order in which an epoch visits the training examples."""
+        return jax.random.permutation(key, self.num_train)
+
+    def test_order(self) -> Int[np.ndarray, " examples"]:
+        """The order that visits every test example once."""
+        return np.arange(self.num_test, dtype=np.int32)
+
+    def take(self, arrays, index: Int[Array, " batch"]) -> Batch:
+        """Gathers a batch, in a traced step, from arrays on the device."""
+        images, labels = arrays
+        return Batch(images[index], labels[index], jnp.ones(len(index)))
+
+    def prepare(
+        self, images: ArrayLike, key: Key[Array, ""] | None = None
+    ) -> jax.Array:
+        """Returns a model's float32 inputs; with a key, of augmented images."""
+        if key is not None:
+            images = self.augmentation(key, jnp.asarray(images))
+        return self.normalise(images)
+
     def normalise(self, images: ArrayLike) -> jax.Array:
         """Maps bytes to float32 numbers of mean 0 and variance 1 per channel."""
-        return (jnp.asarray(images, jnp.float32) - self.mean) / self.std
+        return normalise(images, self.mean, self.std)
+
+
+def normalise(images: ArrayLike, mean: np.ndarray, std: np.ndarray) -> jax.Array:
+    """Maps bytes to float32 numbers, each channel with its own mean and deviation."""
+    return (jnp.asarray(images, jnp.float32) - mean) / std
 
 
 def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -43,8 +95,8 @@ def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     as floating-point numbers.
 
     >>> images = np.array([0, 255, 0, 255], np.uint8).reshape(1, 2, 2, 1)
-    >>> pixel_statistics(images)
-    (array([127.5], dtype=float32), array([127.5], dtype=float32))
+    >>> print(*pixel_statistics(images))
+    [127.5] [127.5]
     """
     values = np.arange(256.0)
     means, stds = [], []

@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hpfree_jax._user_input import UserError, look_up
+from hpfree_jax.data._augmentation import NO_AUGMENTATION, Augmentation
 from hpfree_jax.data._dataset import Dataset, pixel_statistics
+from hpfree_jax.data._records import Records, Shape, check_features
+from hpfree_jax.data._stream import StreamingDataset
+from hpfree_jax.data._tokens import (
+    TokenDataset,
+    character_dataset,
+    read_token_files,
+)
 
 
 class DatasetEntry(NamedTuple):
@@ -23,8 +31,17 @@ class DatasetEntry(NamedTuple):
 
     prepared_builder: Callable[[Path], Any]
     description: str  # one line for the help text
-    input_shape: tuple[int, int, int]  # of one image, known without reading any
+    input_shape: tuple[int, ...]  # of one example, known without reading any
     num_classes: int
+    size: str  # on the disk once prepared, about
+    version: str  # the folder of TFDS that holds it
+    kind: str = "images"  # in memory; "stream": read while training; or "tokens"
+    augmentation: Augmentation = NO_AUGMENTATION
+    # Of the training pixels as bytes; None: measured over the training set.
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    test_split: str = "test"
+    stored_shape: Shape | None = None  # of the stored images; None: the input's
 
 
 def _prepared_digits(data_dir: Path) -> Any:
@@ -53,6 +70,8 @@ def _prepared_official(name: str) -> Callable[[Path], Any]:
     def prepared(data_dir: Path) -> Any:
         import tensorflow_datasets as tfds
 
+        if name == "imagenet16_120":  # imported, it is in TFDS's catalogue
+            import hpfree_jax.data._imagenet16  # noqa: F401
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         if not builder.is_prepared():
             from hpfree_jax.data._official import prepare
@@ -63,30 +82,93 @@ def _prepared_official(name: str) -> Callable[[Path], Any]:
     return prepared
 
 
+_CIFAR_AUGMENTATION = Augmentation(padding=4, flip=True)
+
+# Where statistics are given, they are those of NAS-Bench-201 and of torchvision.
 DATASETS: dict[str, DatasetEntry] = {
     "digits": DatasetEntry(
         _prepared_digits,
         "1,797 grey images of 8 x 8 pixels, no download",
         (8, 8, 1),
         10,
+        size="0.4 MB",
+        version="1.0.0",
     ),
     "mnist": DatasetEntry(
         _prepared_official("mnist"),
         "70,000 grey images of 28 x 28 pixels",
         (28, 28, 1),
         10,
+        size="20 MB",
+        version="3.0.1",
+    ),
+    "fashion_mnist": DatasetEntry(
+        _prepared_official("fashion_mnist"),
+        "70,000 grey images of clothes, 28 x 28 pixels",
+        (28, 28, 1),
+        10,
+        size="40 MB",
+        version="3.0.1",
     ),
     "cifar10": DatasetEntry(
         _prepared_official("cifar10"),
         "60,000 coloured images of 32 x 32 pixels",
         (32, 32, 3),
         10,
+        size="140 MB",
+        version="3.0.2",
+        augmentation=_CIFAR_AUGMENTATION,
+    ),
+    "cifar100": DatasetEntry(
+        _prepared_official("cifar100"),
+        "60,000 coloured images of 32 x 32 pixels",
+        (32, 32, 3),
+        100,
+        size="140 MB",
+        version="3.0.2",
+        augmentation=_CIFAR_AUGMENTATION,
+    ),
+    "imagenet16_120": DatasetEntry(
+        _prepared_official("imagenet16_120"),
+        "157,700 coloured images of 16 x 16 pixels",
+        (16, 16, 3),
+        120,
+        size="120 MB",
+        version="1.0.0",
+        augmentation=Augmentation(padding=2, flip=True),
+        mean=(122.68, 116.66, 104.01),
+        std=(63.22, 61.26, 65.09),
+    ),
+    "imagenet2012": DatasetEntry(
+        _prepared_official("imagenet2012"),
+        "1,331,167 photographs, cropped to 224 x 224 pixels",
+        (224, 224, 3),
+        1000,
+        size="155 GB",
+        version="5.1.0",
+        kind="stream",
+        augmentation=Augmentation(flip=True),
+        mean=(123.675, 116.28, 103.53),
+        std=(58.395, 57.12, 57.375),
+        test_split="validation",
+        stored_shape=(None, None, 3),
+    ),
+    "tiny_shakespeare": DatasetEntry(
+        _prepared_official("tiny_shakespeare"),
+        "1,115,394 characters of Shakespeare, 65 different ones",
+        (256,),
+        65,
+        size="1 MB",
+        version="1.0.0",
+        kind="tokens",
     ),
 }
 
 
 def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Reads both splits of a dataset into memory.
+    """Reads both splits of a dataset of images into memory.
+
+    A damaged example is left out, with a printed note, if at most one in ten is.
 
     Args:
       name: a key of :data:`DATASETS`.
@@ -94,54 +176,167 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
         environment variable ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
 
     Raises:
-      UserError: if there is no such dataset or directory, or if the data is not
-        there and cannot be downloaded, or is damaged.
+      UserError: if there is no such dataset or directory, if it does not fit into
+        memory or holds no images, or if the data is not there and cannot be
+        downloaded, or is damaged.
     """
     entry = look_up("dataset", name, DATASETS)
-    if data_dir is not None and not Path(data_dir).expanduser().is_dir():
-        raise UserError(
-            f"`data_dir` {str(data_dir)!r} is no directory; give one that exists, or "
-            "leave it out for TFDS's default"
-        )
-    default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    folder = Path(data_dir or default).expanduser()
-    try:
-        with _quiet_logs():
-            builder = entry.prepared_builder(folder)
-            num_classes = builder.info.features["label"].num_classes
-            train_images, train_labels = _read(builder, "train")
-            test_images, test_labels = _read(builder, "test")
-    except UserError:
-        raise
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever TFDS and array_record make of damaged files
-        reason = " ".join(str(error).split())[:200]
-        stored = folder / name
-        remedy = f"remove {stored} to prepare it anew, or " if stored.exists() else ""
-        raise UserError(
-            f"dataset {name} cannot be stored in or read from {folder} as array_record "
-            f"({type(error).__name__}: {reason}); {remedy}choose another --data-dir"
-        ) from error
-    mean, std = pixel_statistics(train_images)
+    if entry.kind != "images":
+        function = "open_stream" if entry.kind == "stream" else "load_tokens"
+        what = "too large for the memory" if entry.kind == "stream" else "a text"
+        raise UserError(f"dataset {name} is {what}: open it with data.{function}")
+    with _opened(name, data_dir) as builder:
+        train, test = _records(entry, builder)
+        train_images, train_labels = _read_all(train)
+        test_images, test_labels = _read_all(test)
+    notes = [note for records in (train, test) if (note := records.report())]
+    for note in notes:
+        print(f"note: {note}", flush=True)
+    mean, std = _statistics(entry, train_images)
     return Dataset(
         name,
         train_images,
         train_labels,
         test_images,
         test_labels,
-        num_classes,
+        entry.num_classes,
         mean,
         std,
+        entry.augmentation,
+        tuple(notes),
     )
 
 
-def _read(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
-    source = builder.as_data_source(split=split)
-    examples = source.__getitems__(range(len(source)))
-    images = np.stack([example["image"] for example in examples])
-    labels = np.array([example["label"] for example in examples], np.int32)
-    return images, labels
+def open_stream(
+    name: str, data_dir: str | os.PathLike[str] | None = None
+) -> StreamingDataset:
+    """Opens a dataset of images to be read while a model trains.
+
+    Arguments and errors are those of :func:`load_dataset`. Any dataset of images can
+    be streamed; of those whose statistics are measured, a thousand images are.
+    """
+    entry = look_up("dataset", name, DATASETS)
+    if entry.kind == "tokens":
+        raise UserError(f"dataset {name} is a text: open it with data.load_tokens")
+    with _opened(name, data_dir) as builder:
+        train, test = _records(entry, builder)
+        sample: Any = None
+        if entry.mean is None:
+            step = max(1, len(train) // 1000)
+            examples = train.read(range(0, len(train), step))
+            sample = np.stack([example.image for example in examples if example])
+    mean, std = _statistics(entry, sample)
+    height, width, channels = entry.input_shape
+    return StreamingDataset(
+        name,
+        train,
+        test,
+        (height, width, channels),
+        entry.num_classes,
+        mean,
+        std,
+        entry.augmentation,
+        crops=entry.stored_shape is not None,
+    )
+
+
+def load_tokens(
+    name: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    context: int = 256,
+) -> TokenDataset:
+    """Opens a text, as characters or as the tokens of a file.
+
+    Args:
+      name: ``tiny_shakespeare``, or a folder with ``train.bin`` and ``val.bin``.
+      data_dir: as for :func:`load_dataset`; not used for a folder.
+      context: tokens in an example.
+
+    Raises:
+      UserError: as :func:`load_dataset`, and if the context does not fit.
+    """
+    texts = {name: entry for name, entry in DATASETS.items() if entry.kind == "tokens"}
+    if Path(name).is_dir():
+        return read_token_files(Path(name), context)
+    if os.fspath(name) in DATASETS and os.fspath(name) not in texts:
+        raise UserError(f"dataset {name} holds images: open it with data.load_dataset")
+    if os.sep in os.fspath(name):
+        raise UserError(
+            f"there is no folder {name}; a folder of tokens holds train.bin"
+        )
+    look_up("text", os.fspath(name), texts)
+    with _opened(os.fspath(name), data_dir) as builder:
+        train, validation = (
+            builder.as_data_source(split=split)[0]["text"].decode()
+            for split in ("train", "validation")
+        )
+    return character_dataset(os.fspath(name), train, validation, context)
+
+
+def data_directory(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Returns the TFDS directory that is meant; raises UserError if it must exist."""
+    if data_dir is not None and not Path(data_dir).expanduser().is_dir():
+        raise UserError(
+            f"`data_dir` {str(data_dir)!r} is no directory; give one that exists, or "
+            "leave it out for TFDS's default"
+        )
+    default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    return Path(data_dir or default).expanduser()
+
+
+@contextlib.contextmanager
+def _opened(name: str, data_dir: str | os.PathLike[str] | None) -> Iterator[Any]:
+    """Gives the prepared builder; says of what goes wrong where the data is."""
+    folder = data_directory(data_dir)
+    try:
+        with _quiet_logs():
+            yield DATASETS[name].prepared_builder(folder)
+    except UserError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever TFDS and array_record make of damaged files
+        reason = " ".join(str(error).split())[:200]
+        raise _damaged(name, folder, f"{type(error).__name__}: {reason}") from error
+
+
+def _damaged(name: str, folder: Path, reason: str) -> UserError:
+    stored = folder / name
+    remedy = f"remove {stored} to prepare it anew, or " if stored.exists() else ""
+    return UserError(
+        f"dataset {name} cannot be stored in or read from {folder} as array_record "
+        f"({reason}); {remedy}choose another --data-dir"
+    )
+
+
+def _records(entry: DatasetEntry, builder: Any) -> tuple[Records, Records]:
+    height, width, channels = entry.stored_shape or entry.input_shape
+    shape = (height, width, channels)
+    check_features(builder, shape, entry.num_classes)
+    train, test = (
+        Records(builder, split, entry.num_classes, shape)
+        for split in ("train", entry.test_split)
+    )
+    return train, test
+
+
+def _read_all(records: Records) -> tuple[np.ndarray, np.ndarray]:
+    """Returns all readable examples; raises if one in ten is not."""
+    examples = []
+    for start in range(0, len(records), 1024):
+        block = records.read(range(start, min(start + 1024, len(records))))
+        examples += [example for example in block if example is not None]
+        if 10 * len(records.skipped) > len(records):
+            raise ValueError(records.report())
+    images = np.stack([example.image for example in examples])
+    return images, np.array([example.label for example in examples], np.int32)
+
+
+def _statistics(entry: DatasetEntry, images: np.ndarray):
+    if entry.mean is None:
+        return pixel_statistics(images)
+    return np.array(entry.mean, np.float32), np.array(entry.std, np.float32)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from hpfree_jax.architecture import parse_dag
+from hpfree_jax.models._checks import check_sizes
 from hpfree_jax.models._live_edges import Edge, live_edges
 
 SKIP = "1"
@@ -69,14 +71,8 @@ class DagMLP(nnx.Module):
         rngs: nnx.Rngs,
     ):
         check_sizes(in_features=in_features, width=width, num_classes=num_classes)
-        linear = functools.partial(
-            nnx.Linear,
-            use_bias=bias,
-            kernel_init=kernel_init,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+        settings = _settings(bias, kernel_init, dtype, param_dtype, rngs)
+        linear = functools.partial(nnx.Linear, **settings)
         self.pre_activation = pre_activation
         self.wiring = _wiring(dag)
         self.stem = linear(in_features, width)
@@ -141,28 +137,14 @@ class DagCNN(nnx.Module):
             num_classes=num_classes,
             kernel_size=kernel_size,
         )
-        conv = functools.partial(
-            nnx.Conv,
-            kernel_size=(kernel_size, kernel_size),
-            use_bias=bias,
-            kernel_init=kernel_init,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+        settings = _settings(bias, kernel_init, dtype, param_dtype, rngs)
+        size = (kernel_size, kernel_size)
+        conv = functools.partial(nnx.Conv, kernel_size=size, **settings)
         self.pre_activation = pre_activation
         self.wiring = _wiring(dag)
         self.stem = conv(in_channels, channels)
         self.edges = _layers(self.wiring, lambda: conv(channels, channels))
-        self.readout = nnx.Linear(
-            channels,
-            num_classes,
-            use_bias=bias,
-            kernel_init=kernel_init,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+        self.readout = nnx.Linear(channels, num_classes, **settings)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images ``(batch, height, width, channels)`` to class scores."""
@@ -170,11 +152,14 @@ class DagCNN(nnx.Module):
         return self.readout(x.mean((1, 2)))
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raises ValueError, naming the argument, unless all sizes are positive."""
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+def _settings(bias, kernel_init, dtype, param_dtype, rngs) -> dict[str, Any]:
+    return {
+        "use_bias": bias,
+        "kernel_init": kernel_init,
+        "dtype": dtype,
+        "param_dtype": param_dtype,
+        "rngs": rngs,
+    }
 
 
 def _wiring(dag: str) -> tuple[Edge, ...]:

@@ -10,6 +10,8 @@ from flax.nnx.nn.linear import default_kernel_init
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
+from hpfree_jax.models._checks import check_sizes
+
 
 class FCN(nnx.Module):
     r"""A fully connected network of :math:`L` equally wide layers.
@@ -51,11 +53,9 @@ class FCN(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        sizes = {"in_features": in_features, "depth": depth, "width": width}
-        sizes["num_classes"] = num_classes
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        check_sizes(
+            in_features=in_features, depth=depth, width=width, num_classes=num_classes
+        )
         features = [in_features, *[width] * (depth - 1), num_classes]
         self.layers = nnx.List(
             nnx.Linear(

@@ -10,6 +10,8 @@ from flax.nnx.nn.linear import default_kernel_init
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
+from hpfree_jax.models._checks import check_sizes
+
 SIZE = 32
 
 
@@ -55,10 +57,7 @@ class LeNet5(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        sizes = {"num_classes": num_classes, "in_channels": in_channels}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        check_sizes(num_classes=num_classes, in_channels=in_channels)
         settings: dict[str, Any] = {
             "use_bias": bias,
             "kernel_init": kernel_init,

@@ -4,13 +4,22 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from hpfree_jax._user_input import UserError, choose_settings, look_up
+from hpfree_jax.models._checks import check_image
 from hpfree_jax.models._dag_networks import DagCNN, DagMLP
+from hpfree_jax.models._densenet import SMALLEST, DenseNetBC
+from hpfree_jax.models._efficientnet import EfficientNetB0
 from hpfree_jax.models._fcn import FCN
+from hpfree_jax.models._gpt import GPT
 from hpfree_jax.models._lenet import SIZE, LeNet5
-from hpfree_jax.models._tiny_network import TinyNetwork, check_image
+from hpfree_jax.models._preact_resnet import PreActResNet
+from hpfree_jax.models._resnet import ResNet
+from hpfree_jax.models._tiny_network import DIVISOR, TinyNetwork
+from hpfree_jax.models._wide_resnet import WideResNet
 
 
 class Model(NamedTuple):
@@ -24,6 +33,15 @@ class Model(NamedTuple):
     build: Callable[..., nnx.Module]
     settings: Mapping[str, Any]  # what can be chosen, and the defaults
     reference: str  # one line for the help text
+    parameters: int = 0  # with the defaults, for the examples and classes below
+    input_shape: tuple[int, ...] = (32, 32, 3)  # of one example in the source
+    num_classes: int = 10
+    takes_tokens: bool = False  # (time,) integers, not images; classes: the vocabulary
+
+    def example(self, batch_size: int = 2) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of a batch of the source's examples."""
+        dtype = jnp.int32 if self.takes_tokens else jnp.float32
+        return jax.ShapeDtypeStruct((batch_size, *self.input_shape), dtype)
 
 
 def _build_fcn(input_shape, num_classes, **settings):
@@ -44,44 +62,161 @@ def _build_dag_mlp(input_shape, num_classes, **settings):
 
 
 def _build_dag_cnn(input_shape, num_classes, **settings):
-    if len(input_shape) != 3:
-        raise ValueError(
-            f"it takes images (height, width, channels), not the shape {input_shape}."
-        )
+    check_image(input_shape)
     return DagCNN(input_shape[-1], num_classes=num_classes, **settings)
 
 
 def _build_tiny_network(input_shape, num_classes, **settings):
-    check_image(input_shape)
+    check_image(input_shape, multiple_of=DIVISOR)
     return TinyNetwork(input_shape[-1], num_classes=num_classes, **settings)
 
 
+def _image_builder(model, smallest=1, **fixed):
+    """Of models that take the number of channels, and images of any larger size."""
+
+    def build(input_shape, num_classes, **settings):
+        check_image(input_shape, smallest)
+        sizes = {"num_classes": num_classes, "in_channels": input_shape[-1]}
+        return model(**sizes, **fixed, **settings)
+
+    return build
+
+
+def _build_gpt(input_shape, num_classes, **settings):
+    if len(input_shape) != 1 or input_shape[0] > settings["context"]:
+        raise ValueError(
+            f"it takes at most `context` = {settings['context']} tokens (time,), not "
+            f"the shape {tuple(input_shape)}."
+        )
+    return GPT(num_classes, **settings)
+
+
 _DAG = {"dag": "2_02_002", "bias": True, "pre_activation": False}
+_SWITCHES = {"bias": True, "affine": True, "remat": False}
+_CHANNELS = {"channels": 64, **_SWITCHES}
+_IMAGENET: dict[str, Any] = {"input_shape": (224, 224, 3), "num_classes": 1000}
+
+
+def _gpt(source, parameters, context, vocabulary, **settings):
+    """A row for a size of GPT."""
+    switches = {**_SWITCHES, "tied": True, "scan": False, "dropout": 0.0}
+    return Model(
+        _build_gpt,
+        {**switches, **settings, "context": context},
+        source,
+        parameters,
+        (context,),
+        vocabulary,
+        takes_tokens=True,
+    )
+
+
+def _gpt2(parameters, depth, width, heads):
+    source = "GPT-2, Radford et al. 2019"
+    sizes = {"depth": depth, "width": width, "heads": heads}
+    return _gpt(source, parameters, 1024, 50257, **sizes)
+
 
 MODELS: dict[str, Model] = {
     "fcn": Model(
         _build_fcn,
         {"depth": 4, "width": 256, "bias": False},
         "fully connected, arXiv 2304.05187",
+        920_064,
     ),
     "lenet5": Model(
         _build_lenet5,
         {"bias": True},
         "LeCun et al. 1998, Gradient-Based Learning Applied to Document Recognition",
+        61_706,
+        (28, 28, 1),
     ),
     "dag_mlp": Model(
-        _build_dag_mlp, {**_DAG, "width": 256}, "dense DAG, arXiv 2402.17440"
+        _build_dag_mlp,
+        {**_DAG, "width": 256},
+        "dense DAG, arXiv 2402.17440",
+        986_634,
     ),
     "dag_cnn": Model(
         _build_dag_cnn,
         {**_DAG, "channels": 64, "kernel_size": 3},
         "convolutional DAG, arXiv 2402.17440",
+        113_226,
     ),
     "tiny_network": Model(
         _build_tiny_network,
         {"cell": "3_33_133", "channels": 16, "cells": 5, "bias": True, "affine": True},
         "NAS-Bench-201, arXiv 2001.00326",
+        1_288_506,
     ),
+    **{
+        f"resnet{depth}": Model(
+            _image_builder(ResNet, depth=depth),
+            _CHANNELS,
+            "ResNet v1.5, arXiv 1512.03385",
+            parameters,
+            **_IMAGENET,
+        )
+        for depth, parameters in {
+            18: 11_689_512,
+            34: 21_797_672,
+            50: 25_557_032,
+            101: 44_549_160,
+            152: 60_192_808,
+        }.items()
+    },
+    **{
+        f"resnet{depth}_cifar": Model(
+            _image_builder(ResNet, depth=depth, small_images=True),
+            _CHANNELS,
+            "ResNet for small images, arXiv 1512.03385",
+            parameters,
+        )
+        for depth, parameters in {18: 11_173_962, 50: 23_520_842}.items()
+    },
+    **{
+        f"preact_resnet{depth}": Model(
+            _image_builder(PreActResNet, depth=depth),
+            {**_CHANNELS, "final_norm": False},
+            "pre-activated ResNet for small images, arXiv 1603.05027",
+            parameters,
+        )
+        for depth, parameters in {18: 11_171_146, 50: 23_509_066}.items()
+    },
+    "wide_resnet": Model(
+        _image_builder(WideResNet),
+        {"depth": 28, "width": 10, "dropout": 0.0, **_SWITCHES},
+        "WRN-28-10, arXiv 1605.07146",
+        36_479_194,
+    ),
+    "densenet_bc": Model(
+        _image_builder(DenseNetBC, SMALLEST),
+        {"depth": 100, "growth": 12, **_SWITCHES},
+        "DenseNet-BC-100-12, arXiv 1608.06993",
+        769_162,
+    ),
+    "efficientnet_b0": Model(
+        _image_builder(EfficientNetB0),
+        {"dropout": 0.2, "drop_path": 0.2, "remat": False},
+        "EfficientNet-B0, arXiv 1905.11946",
+        5_288_548,
+        **_IMAGENET,
+    ),
+    "gpt_char": _gpt(
+        "nanoGPT's character-level model",
+        10_745_088,
+        context=256,
+        vocabulary=65,
+        depth=6,
+        width=384,
+        heads=6,
+        dropout=0.2,
+        bias=False,
+    ),
+    "gpt2": _gpt2(124_439_808, 12, 768, 12),
+    "gpt2_medium": _gpt2(354_823_168, 24, 1024, 16),
+    "gpt2_large": _gpt2(774_030_080, 36, 1280, 20),
+    "gpt2_xl": _gpt2(1_557_611_200, 48, 1600, 25),
 }
 
 
@@ -120,3 +255,57 @@ def build_model(
         )
     except ValueError as error:
         raise UserError(f"model {name}: {error}") from error
+
+
+def abstract_model(
+    name: str,
+    input_shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> nnx.Module:
+    """Builds a model of the table with shapes in place of arrays, in evaluation mode.
+
+    Nothing is computed, and no memory is taken. Enough for
+    :func:`hpfree_jax.trace_architecture`, and to count parameters.
+
+    Args:
+      name: a key of :data:`MODELS`.
+      input_shape: shape of one example; None is that of the source.
+      num_classes: outputs; None is as in the source.
+      settings: the model's own settings; None values are defaults.
+
+    Raises:
+      UserError: as :func:`build_model`.
+
+    >>> model = abstract_model("resnet18", settings={"channels": 128})
+    >>> model.classifier.kernel.shape
+    (1024, 1000)
+    """
+    row = look_up("model", name, MODELS)
+
+    def build():
+        return build_model(
+            name,
+            input_shape or row.input_shape,
+            num_classes or row.num_classes,
+            settings,
+            rngs=_light_rngs(),
+        )
+
+    model = nnx.eval_shape(build)
+    model.eval()
+    return model
+
+
+def _light_rngs() -> nnx.Rngs:
+    """Random numbers that keep the cost of abstract building linear in the layers.
+
+    A counter is overwritten with each key that is drawn. If the dtype stays, Flax asks
+    for the sharding, and JAX lists all equations so far in the error that it raises for
+    a tracer. The counts are never computed, so that a narrower dtype does no harm.
+    """
+    rngs = nnx.Rngs(0)
+    for _, node in nnx.iter_graph(rngs):
+        if isinstance(node, nnx.RngCount):
+            node.set_metadata(on_set_value=lambda _, value: value.astype(jnp.uint16))
+    return rngs

@@ -1,8 +1,5 @@
 """The network of NAS-Bench-201, built from the string of its cell."""
 
-import functools
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -11,12 +8,14 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from hpfree_jax.architecture import parse_nas_bench_201
-from hpfree_jax.architecture._dag import _cell_digits
-from hpfree_jax.models._dag_networks import check_sizes
+from hpfree_jax.architecture._dag import cell_digits
+from hpfree_jax.models._checks import check_image, check_sizes
+from hpfree_jax.models._image_layers import ImageLayers
 from hpfree_jax.models._live_edges import Edge, live_edges
 
 SKIP, POOL = "1", "4"
 KERNEL_SIZES = {"2": 1, "3": 3}
+DIVISOR = 4  # of height and width: the image is halved twice
 
 
 class TinyNetwork(nnx.Module):
@@ -77,58 +76,34 @@ class TinyNetwork(nnx.Module):
             cells=cells,
         )
         parse_nas_bench_201(cell)  # raises where the string is wrong
-        wiring = live_edges(_cell_digits(cell) if "|" in cell else cell)
-        common: dict[str, Any] = {
-            "dtype": dtype,
-            "param_dtype": param_dtype,
-            "rngs": rngs,
-        }
-        conv = functools.partial(
-            nnx.Conv, use_bias=False, kernel_init=kernel_init, **common
-        )
-        norm = functools.partial(
-            nnx.BatchNorm, use_bias=affine, use_scale=affine, momentum=0.9, **common
-        )
-        self.stem_conv = conv(in_channels, channels, (3, 3))
-        self.stem_norm = norm(channels)
+        wiring = live_edges(cell_digits(cell))
+        make = ImageLayers(rngs, affine, kernel_init, dtype, param_dtype)
+        self.stem_conv = make.conv(in_channels, channels, 3)
+        self.stem_norm = make.norm(channels)
         blocks: list[nnx.Module] = []
         for stage, width in enumerate((channels, 2 * channels, 4 * channels)):
             if stage:
-                blocks.append(_Reduction(width // 2, width, conv, norm))
-            blocks += [_Cell(wiring, width, conv, norm) for _ in range(cells)]
+                blocks.append(_Reduction(width // 2, width, make))
+            blocks += [_Cell(wiring, width, make) for _ in range(cells)]
         self.blocks = nnx.List(blocks)
-        self.last_norm = norm(4 * channels)
-        self.classifier = nnx.Linear(
-            4 * channels, num_classes, use_bias=bias, kernel_init=kernel_init, **common
-        )
+        self.last_norm = make.norm(4 * channels)
+        self.classifier = make.dense(4 * channels, num_classes, bias=bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images ``(batch, height, width, channels)`` to class scores."""
-        check_image(x.shape[1:])
+        check_image(x.shape[1:], multiple_of=DIVISOR)
         x = self.stem_norm(self.stem_conv(x))
         for block in self.blocks:
             x = block(x)
         return self.classifier(nnx.relu(self.last_norm(x)).mean((1, 2)))
 
 
-def check_image(shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless an image can be halved twice."""
-    if len(shape) != 3 or shape[0] % 4 or shape[1] % 4:
-        raise ValueError(
-            "TinyNetwork halves its images twice and takes heights and widths that are "
-            f"multiples of 4, got the shape {tuple(shape)}."
-        )
-
-
 class _ReluConvNorm(nnx.Module):
     """ReLU, convolution, batch normalisation."""
 
-    def __init__(self, d_in, d_out, size, conv, norm, stride=1):
-        # Padding as PyTorch's, which differs from "SAME" at stride 2.
-        self.conv = conv(
-            d_in, d_out, (size, size), strides=(stride, stride), padding=size // 2
-        )
-        self.norm = norm(d_out)
+    def __init__(self, make, d_in, d_out, size, stride=1):
+        self.conv = make.conv(d_in, d_out, size, stride)
+        self.norm = make.norm(d_out)
 
     def __call__(self, x):
         return self.norm(self.conv(nnx.relu(x)))
@@ -137,13 +112,11 @@ class _ReluConvNorm(nnx.Module):
 class _Cell(nnx.Module):
     """A cell: the sums at its nodes."""
 
-    def __init__(self, wiring: tuple[Edge, ...], width, conv, norm):
+    def __init__(self, wiring: tuple[Edge, ...], width: int, make: ImageLayers):
         self.wiring = wiring
         self.edges = nnx.Dict(
             {
-                edge.name: _ReluConvNorm(
-                    width, width, KERNEL_SIZES[edge.kind], conv, norm
-                )
+                edge.name: _ReluConvNorm(make, width, width, KERNEL_SIZES[edge.kind])
                 for edge in wiring
                 if edge.kind in KERNEL_SIZES
             }
@@ -167,10 +140,10 @@ class _Cell(nnx.Module):
 class _Reduction(nnx.Module):
     """A residual block that halves the image."""
 
-    def __init__(self, d_in, d_out, conv, norm):
-        self.conv_a = _ReluConvNorm(d_in, d_out, 3, conv, norm, stride=2)
-        self.conv_b = _ReluConvNorm(d_out, d_out, 3, conv, norm)
-        self.shortcut = conv(d_in, d_out, (1, 1))
+    def __init__(self, d_in: int, d_out: int, make: ImageLayers):
+        self.conv_a = _ReluConvNorm(make, d_in, d_out, 3, stride=2)
+        self.conv_b = _ReluConvNorm(make, d_out, d_out, 3)
+        self.shortcut = make.conv(d_in, d_out, 1)
 
     def __call__(self, x):
         pooled = nnx.avg_pool(x, (2, 2), strides=(2, 2))

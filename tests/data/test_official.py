@@ -1,11 +1,20 @@
+import io
+
 import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from hpfree_jax.cli import main
-from hpfree_jax.data import _official, load_dataset
-from hpfree_jax.data._official import cifar10_examples, mnist_examples, prepare
+from hpfree_jax.data import _official, load_dataset, load_tokens, open_stream
+from hpfree_jax.data._official import (
+    cifar10_examples,
+    cifar100_examples,
+    mnist_examples,
+    prepare,
+)
+from tests.data.conftest import CLASSES, jpeg, photograph, write_archives
 
 
 def decode(png, flag):
@@ -46,6 +55,86 @@ def test_cifar10_files_are_parsed(tmp_path):
     assert examples[1][1]["label"] == 7
     blue_green_red = decode(examples[1][1]["image"], cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(blue_green_red[..., ::-1], image)
+
+
+def test_cifar100_files_begin_with_the_coarse_label(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    record = bytes([19, 99]) + image.transpose(2, 0, 1).tobytes()
+    (tmp_path / "train.bin").write_bytes(record * 2)
+    (_, first), (key, second) = cifar100_examples("train_", [tmp_path / "train.bin"])
+    assert (first["coarse_label"], first["label"], first["id"]) == (
+        19,
+        99,
+        "train_00000",
+    )
+    assert (key, second["id"]) == (1, "train_00001")
+    blue_green_red = decode(second["image"], cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(blue_green_red[..., ::-1], image)
+
+
+def test_the_text_is_cut_where_tfds_cuts_it(tmp_path, monkeypatch):
+    """100 characters: 90 for training, 5 for validation, 5 for tests."""
+    text = "".join(chr(ord("0") + i) for i in range(100))
+    (tmp_path / "input.txt").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(_official, "_can_reach", lambda host: True)
+    download = lambda self, url: tmp_path / url.rsplit("/")[-1]
+    monkeypatch.setattr(tfds.download.DownloadManager, "download", download)
+    data = load_tokens("tiny_shakespeare", tmp_path, context=4)
+    assert data.decode(data.train_tokens) == text[:90]
+    assert data.decode(data.test_tokens) == text[90:95]
+
+
+def test_four_colours_and_png_become_jpeg(tmp_path):
+    """Some images of ImageNet are; TFDS makes them JPEG of three colours, too."""
+    pictures = [photograph(i) for i in range(3)]
+
+    def change(files):
+        name = f"{CLASSES[0]}_0.JPEG"
+        if name not in files:
+            return
+        buffer = io.BytesIO()
+        Image.fromarray(pictures[0]).convert("CMYK").save(buffer, "JPEG", quality=95)
+        files[name] = buffer.getvalue()
+        png = cv2.imencode(".png", np.ascontiguousarray(pictures[1][..., ::-1]))[1]
+        files[f"{CLASSES[0]}_1.JPEG"] = png.tobytes()
+        files[f"{CLASSES[0]}_2.JPEG"] = jpeg(pictures[2])
+
+    write_archives(tmp_path, change=change)
+    open_stream("imagenet2012", tmp_path)
+    source = tfds.builder("imagenet2012", data_dir=tmp_path).as_data_source(
+        split="train", decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    stored = {example["file_name"].decode(): example["image"] for example in source}
+    for i, picture in enumerate(pictures):
+        encoded = stored[f"{CLASSES[0]}_{i}.JPEG"]
+        with Image.open(io.BytesIO(encoded)) as opened:
+            assert (opened.format, opened.mode) == ("JPEG", "RGB")
+            pixels = np.asarray(opened, int)
+        assert np.abs(pixels - picture).mean() < 4
+    assert stored[f"{CLASSES[0]}_2.JPEG"] == jpeg(pictures[2])
+
+
+def test_a_damaged_image_ends_the_preparation(tmp_path):
+    name = f"{CLASSES[1]}_3.JPEG"
+
+    def change(files):
+        if name in files:
+            files[name] = files[name][:-40]
+
+    write_archives(tmp_path, change=change)
+    with pytest.raises(
+        ValueError, match=f"the image {name} of .*fetch the archive anew"
+    ):
+        open_stream("imagenet2012", tmp_path)
+    assert not (tmp_path / "imagenet2012" / "5.1.0").exists()
+
+
+def test_missing_archives_are_asked_for(tmp_path):
+    message = (
+        r"put ILSVRC2012_img_train\.tar, ILSVRC2012_img_val\.tar .*downloads/manual"
+    )
+    with pytest.raises(ValueError, match=message):
+        open_stream("imagenet2012", tmp_path)
 
 
 def test_tfds_stores_mnist_without_tensorflow(idx_files, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,277 @@
+"""Texts as token numbers, from which windows are drawn at random."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from hpfree_jax._user_input import UserError
+from hpfree_jax.data._batches import (
+    Batch,
+    BatchStream,
+    choose_shard,
+    choose_workers,
+)
+from hpfree_jax.data._pickles import read_pickle
+
+RESIDENT_BYTES = 2**30  # longer texts stay in their file
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenDataset:
+    """The tokens of a training and a validation text.
+
+    An example is a window of ``context`` tokens, its targets the same window one
+    token further. For training, windows begin anywhere; an epoch is as many of them
+    as would cover the text once. For tests, they cover the validation text in order.
+    """
+
+    name: str
+    train_tokens: np.ndarray  # unsigned integers, (tokens,); may be a memory map
+    test_tokens: np.ndarray  # the same, of the validation text
+    num_classes: int  # size of the vocabulary: tokens are 0 to this minus 1
+    context: int
+    vocabulary: str | None = None  # the character of each token, if they are characters
+
+    def __post_init__(self) -> None:
+        if self.context < 1:
+            raise UserError(f"`context` must be 1 or more, got {self.context}")
+        shortest = min(len(self.train_tokens), len(self.test_tokens))
+        if shortest <= self.context:
+            raise UserError(
+                f"`context` {self.context} does not fit into dataset {self.name}: its "
+                f"shorter text has {shortest} tokens; take at most {shortest - 1}"
+            )
+
+    @property
+    def input_shape(self) -> tuple[int]:
+        """Shape of one example, of int32 tokens."""
+        return (self.context,)
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether the texts are small enough for the device, and :meth:`take`."""
+        sizes = (tokens.nbytes for tokens in (self.train_tokens, self.test_tokens))
+        return max(sizes) <= RESIDENT_BYTES
+
+    @property
+    def num_train(self) -> int:
+        """Windows of a training epoch."""
+        return (len(self.train_tokens) - 1) // self.context
+
+    @property
+    def num_test(self) -> int:
+        """Windows of the validation text; what is left at its end is not used."""
+        return (len(self.test_tokens) - 1) // self.context
+
+    @property
+    def train_arrays(self) -> np.ndarray:
+        """What to put on the device, for :meth:`take`."""
+        return self.train_tokens
+
+    @property
+    def test_arrays(self) -> np.ndarray:
+        """The same of the validation text."""
+        return self.test_tokens
+
+    def epoch_order(self, key: Key[Array, ""]) -> Int[Array, " windows"]:
+        """Draws where the windows of an epoch begin, uniformly and independently."""
+        last = len(self.train_tokens) - self.context
+        return jax.random.randint(key, (self.num_train,), 0, last)
+
+    def test_order(self) -> Int[np.ndarray, " windows"]:
+        """Where the windows begin that cover the validation text once."""
+        return np.arange(self.num_test, dtype=np.int32) * self.context
+
+    def take(self, arrays, index: Int[Array, " batch"]) -> Batch:
+        """Gathers windows, in a traced step, from tokens on the device."""
+        window = arrays[index[:, None] + jnp.arange(self.context + 1)]
+        window = window.astype(jnp.int32)
+        return Batch(window[:, :-1], window[:, 1:], jnp.ones(len(index)))
+
+    def prepare(self, tokens, key: Key[Array, ""] | None = None) -> jax.Array:
+        """Returns a model's inputs: the tokens as they are."""
+        del key
+        return jnp.asarray(tokens)
+
+    def train_batches(
+        self,
+        batch_size: int,
+        seed: int,
+        *,
+        workers: int | None = None,
+        process: tuple[int, int] | None = None,
+    ) -> BatchStream:
+        """Returns an endless stream of random windows, read from the file.
+
+        Arguments and errors are those of :meth:`StreamingDataset.train_batches`.
+        """
+        shard = choose_shard(process)
+        share = shard.of(batch_size)
+        last = len(self.train_tokens) - self.context
+
+        def read(number: int) -> Batch:
+            rng = np.random.default_rng([seed, number])
+            starts = rng.integers(last, size=batch_size)
+            own = starts[shard.index * share : (shard.index + 1) * share]
+            return self._windows(self.train_tokens, own, share)
+
+        identity = {
+            "dataset": self.name,
+            "num_tokens": len(self.train_tokens),
+            "context": self.context,
+            "batch_size": batch_size,
+            "seed": seed,
+            "processes": shard.count,
+        }
+        return BatchStream(read, identity, choose_workers(workers))
+
+    def test_batches(
+        self, batch_size: int, *, process: tuple[int, int] | None = None
+    ) -> Iterator[Batch]:
+        """Yields the windows of the validation text once, filled up with weight 0."""
+        shard = choose_shard(process)
+        share = shard.of(batch_size)
+        for start in range(0, self.num_test, batch_size):
+            first = start + shard.index * share
+            own = np.arange(first, min(first + share, self.num_test)) * self.context
+            yield self._windows(self.test_tokens, own, share)
+
+    def _windows(self, tokens: np.ndarray, starts: np.ndarray, share: int) -> Batch:
+        window = np.zeros((share, self.context + 1), np.int32)
+        window[: len(starts)] = tokens[starts[:, None] + np.arange(self.context + 1)]
+        weights = (np.arange(share) < len(starts)).astype(np.float32)
+        return Batch(window[:, :-1], window[:, 1:], weights)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Returns the tokens of a text, int32.
+
+        Raises:
+          UserError: of tokens that are no characters, or of an unknown character.
+        """
+        place = {c: i for i, c in enumerate(self._characters())}
+        unknown = sorted(set(text) - place.keys())
+        if unknown:
+            raise UserError(
+                f"dataset {self.name} has no character {unknown[0]!r}; it has "
+                f"{self.vocabulary!r}"
+            )
+        return np.array([place[c] for c in text], np.int32)
+
+    def decode(self, tokens: Any) -> str:
+        """Returns the text of tokens. Raises UserError as :meth:`encode`."""
+        characters = self._characters()
+        return "".join(characters[int(token)] for token in np.asarray(tokens).ravel())
+
+    def _characters(self) -> str:
+        if self.vocabulary is None:
+            raise UserError(
+                f"the tokens of dataset {self.name} are no characters; use the "
+                "tokenizer that made them"
+            )
+        return self.vocabulary
+
+
+def character_dataset(
+    name: str, train: str, validation: str, context: int
+) -> TokenDataset:
+    """Makes a dataset whose tokens are characters, numbered in order of their codes.
+
+    >>> data = character_dataset("abc", "abracadabra", "cab", context=2)
+    >>> print(data.vocabulary, data.test_tokens, data.decode([1, 0]))
+    abcdr [2 0 1] ba
+    """
+    codes = [
+        np.frombuffer(text.encode("utf-32-le"), "<u4") for text in (train, validation)
+    ]
+    characters = np.unique(np.concatenate(codes))
+    small = np.uint8 if len(characters) <= 256 else np.uint16
+    first, second = (np.searchsorted(characters, code).astype(small) for code in codes)
+    vocabulary = "".join(map(chr, characters))
+    return TokenDataset(name, first, second, len(vocabulary), context, vocabulary)
+
+
+def read_token_files(folder: Path, context: int) -> TokenDataset:
+    """Opens nanoGPT's ``train.bin`` and ``val.bin``: 16-bit tokens, one after another.
+
+    The size of the vocabulary is that of ``meta.json`` (``{"vocab_size": 50257}``) or
+    of ``meta.pkl``, of which only numbers, strings and containers are read, else the
+    largest token of both files plus 1. Both files are read once for that: on the
+    device, a token that is too large would silently be looked up as another one.
+
+    Raises:
+      UserError: if a file is missing, damaged or too short.
+    """
+    train, validation = (
+        _map_tokens(folder / name) for name in ("train.bin", "val.bin")
+    )
+    largest = max(_largest(train), _largest(validation))
+    size, vocabulary = _read_meta(folder)
+    if size is not None and largest >= size:
+        raise UserError(
+            f"{folder} has tokens up to {largest}, but its meta file has a vocabulary "
+            f"of {size}; make both by the same program"
+        )
+    return TokenDataset(
+        str(folder), train, validation, size or largest + 1, context, vocabulary
+    )
+
+
+def _map_tokens(path: Path) -> np.ndarray:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(
+            f"there is no token file {path}; a folder of tokens holds train.bin and "
+            "val.bin, as nanoGPT's prepare.py writes them"
+        ) from error
+    if size == 0 or size % 2:
+        raise UserError(
+            f"{path} has {size} bytes, which are not whole 16-bit tokens; it was cut "
+            "off, so write it anew"
+        )
+    return np.memmap(path, "<u2", mode="r")
+
+
+def _largest(tokens: np.ndarray, block: int = 2**24) -> int:
+    starts = range(0, len(tokens), block)
+    return max(int(tokens[start : start + block].max()) for start in starts)
+
+
+def _read_meta(folder: Path) -> tuple[int | None, str | None]:
+    """Returns the size of the vocabulary and its characters, where they are given."""
+    for name, read in (("meta.json", _read_json), ("meta.pkl", read_pickle)):
+        path = folder / name
+        if not path.exists():
+            continue
+        meta = read(path)
+        size = meta.get("vocab_size") if isinstance(meta, dict) else None
+        if not isinstance(size, int) or not 0 < size <= 2**16:
+            raise UserError(
+                f"{path} has no `vocab_size` from 1 to 65536 (it has {size}); correct "
+                "or remove it"
+            )
+        return size, _characters_of(meta.get("itos"), size)
+    return None, None
+
+
+def _characters_of(itos: Any, size: int) -> str | None:
+    """Returns nanoGPT's table from tokens to characters as one string, if it is one."""
+    if not isinstance(itos, dict):
+        return None
+    strings = [itos.get(token) for token in range(size)]
+    characters = [s for s in strings if isinstance(s, str) and len(s) == 1]
+    return "".join(characters) if len(characters) == size else None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error})") from error
