@@ -14,14 +14,14 @@ from hpfree_jax.training import METHODS, train
 from hpfree_jax.training import resume as resume_run
 from hpfree_jax.training._optimizers import build_optimizer
 
-LENGTH = {"total_steps": 40, "steps_per_epoch": 4}
+build = functools.partial(build_optimizer, "autowu", total_steps=40, steps_per_epoch=4)
 # Falls for half of the 20 steps that warm up, then rises.
 LOSSES = 2.3 - np.sin(np.arange(40) / 6) + 0.01 * np.sin(np.arange(40.0) ** 2)
 
 
 @functools.cache
 def rates_and_state(**settings):
-    tx = build_optimizer("autowu", settings, **LENGTH)
+    tx = build(settings)
     params = {"kernel": jnp.ones(3)}
 
     @jax.jit
@@ -61,9 +61,9 @@ def test_tests_are_a_hundredth_of_the_training_apart(
 
     monkeypatch.setattr(hp, "autowu", autowu)
     length = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
-    build_optimizer("autowu", {}, **length)
+    build(**length)
     assert options["test_every"] == expected
-    build_optimizer("autowu", {"test_every": 7}, **length)
+    build({"test_every": 7}, **length)
     assert options["test_every"] == 7
 
 
@@ -79,7 +79,7 @@ def test_tests_are_a_hundredth_of_the_training_apart(
 def test_the_first_step_is_that_of_the_inner_optimizer(inner, settings, expected):
     settings = {"inner": inner, "min_learning_rate": 0.01, **settings}
     params, grads = jnp.array([1.0, -2.0]), jnp.array([0.5, 0.25])
-    tx = build_optimizer("autowu", settings, **LENGTH)
+    tx = build(settings)
     ours, _ = tx.update(grads, tx.init(params), params, value=1.0)
     tx = expected(0.01)
     theirs, _ = tx.update(grads, tx.init(params), params)
@@ -104,7 +104,7 @@ def test_the_panel_shows_losses_process_and_rate():
 
 def test_without_a_test_there_is_no_panel():
     panels = METHODS["autowu"].panels
-    tx = build_optimizer("autowu", {}, **LENGTH)
+    tx = build()
     assert panels([], tx.init(jnp.zeros(2))) == {}
     assert panels([], None) == {}  # the run diverged
 
@@ -134,4 +134,4 @@ def test_a_run_resumed_at_every_epoch_is_the_run_that_was_not(config, monkeypatc
 )
 def test_what_cannot_be_built_is_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        build_optimizer("autowu", settings, **LENGTH)
+        build(settings)
