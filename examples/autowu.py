@@ -79,8 +79,8 @@ def main(num_epochs=NUM_EPOCHS):
         schedule = state[-1] if name == "AutoWU" else schedule
     assert schedule is not None
     print(
-        f"AutoWU left the warm-up after step {schedule.switch_step} of {num_steps}, the "
-        f"rate at the predicted minimum: {schedule.best_learning_rate:.1e}."
+        f"AutoWU left the warm-up after step {schedule.switch_step} of {num_steps}; "
+        f"rate at the predicted minimum: {schedule.best_learning_rate:.1e}"
     )
     return accuracies, schedule
 

@@ -71,7 +71,6 @@ def test_the_posterior_at_the_switch_follows_the_losses():
     step, mean, std = posterior(last)
     assert step[-1] == last.switch_step == last.test_step
     inside = slice(0, -20)  # losses reach up to index n - 1, the grid to n
-    error = np.abs(mean - u_shape(501, 12.0)[0:1])  # shape only
     expected = np.interp(step, np.arange(TOTAL), u_shape())
     error = np.abs(np.asarray(mean) - expected)[inside]
     assert error.max() < 0.2
@@ -225,7 +224,7 @@ def test_resuming_at_the_switch_is_exact(tmp_path, offset):
 
 DIRECTIONS = {
     "adam": (optax.scale_by_adam(), 1e-4, 1.0),
-    "lion": (optax.scale_by_lion(), 1e-4, 0.3),
+    "lion": (optax.scale_by_lion(), 1e-3, 0.1),
     "momentum": (optax.trace(0.9), 1e-4, 1.0),
     "agd": (hp.scale_by_agd(), 1e-2, 10.0),
     "lamb": (
@@ -258,7 +257,7 @@ def test_any_direction(name):
 
     (params_end, state), _ = train(params)
     assert loss(params_end) < 0.2 * loss(params)
-    assert 0 < hp.get_learning_rate(state) < high or state[-1].count == 60
+    assert hp.get_learning_rate(state) == state[-1].learning_rate
 
 
 def test_the_sign_is_an_option():
