@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -182,7 +183,8 @@ def time_steps(repeats):
         # No test within the steps that are timed.
         "AutoWU": hp.autowu(optax.scale_by_adam(), 40_000, 5_000, patience=2),
     }
-    steps, carries, compile_seconds = {}, {}, {}
+    steps: dict[str, Any] = {}
+    carries, compile_seconds = {}, {}
     for name, tx in methods.items():
 
         def step(params, state, batch, tx=tx):

@@ -7,6 +7,8 @@ prints where AutoWU ended its warm-up, the rate that it chose, and the test accu
 beside Adam at three constant rates.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -56,7 +58,7 @@ def train(tx, num_steps):
         return optax.apply_updates(params, updates), state
 
     params = init_params(jax.random.key(0))
-    state = tx.init(params)
+    state: Any = tx.init(params)
     for key in jax.random.split(jax.random.key(1), num_steps):
         params, state = step(params, state, key)
     return params, state

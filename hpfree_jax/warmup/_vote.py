@@ -25,7 +25,7 @@ class TestResult(NamedTuple):
     predicted_std: Float[Array, " grid"]
 
 
-def draw(seed: ArrayLike, count: Array, points: Points, num: ArrayLike) -> Points:
+def draw(seed: ArrayLike, count: Array, points: Points, num: Any) -> Points:
     """Draws points that are present, without replacement; all if there are no more.
 
     The seed and a number that each draw has for itself are the random key.
