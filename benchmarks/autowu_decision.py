@@ -184,7 +184,8 @@ def time_steps(repeats):
         "AutoWU": hp.autowu(optax.scale_by_adam(), 40_000, 5_000, patience=2),
     }
     steps: dict[str, Any] = {}
-    carries, compile_seconds = {}, {}
+    carries: dict[str, Any] = {}
+    compile_seconds = {}
     for name, tx in methods.items():
 
         def step(params, state, batch, tx=tx):

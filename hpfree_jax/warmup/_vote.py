@@ -1,6 +1,6 @@
 """AutoWU's test: has the loss passed its minimum?"""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

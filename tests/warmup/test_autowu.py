@@ -235,7 +235,13 @@ DIRECTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", DIRECTIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adam",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in DIRECTIONS if n != "adam"),
+    ],
+)
 def test_any_direction(name):
     inner, low, high = DIRECTIONS[name]
     tx = hp.autowu(

@@ -100,8 +100,10 @@ OPTIONS = {
     "decay_phase_stat": "decay_stat",
     "decay_phase_factor": "decay_factor",
 }
-FAST = ["run_default_u", "run_plateau_decreasing", "run_few_points"]
+FAST = ["run_default_u"]
 SLOW = [
+    "run_plateau_decreasing",
+    "run_few_points",
     "run_immediate_cosine_u",
     "run_immediate_halfcosine_u",
     "run_linear_halfcosine_u",
