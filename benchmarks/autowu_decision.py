@@ -201,10 +201,10 @@ def time_steps(repeats):
         carries[name] = carry
     times = {name: [] for name in steps}
     for _ in range(repeats):
-        for name, step in steps.items():
+        for name, compiled in steps.items():
             start = time.perf_counter()
             for _ in range(10):
-                carries[name] = step(*carries[name], batch)
+                carries[name] = compiled(*carries[name], batch)
             jax.block_until_ready(carries[name])
             times[name].append(1e2 * (time.perf_counter() - start))
     ratios = [a / b for a, b in zip(times["AutoWU"], times["fixed"], strict=True)]
