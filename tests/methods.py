@@ -139,6 +139,10 @@ def autowu_after_agd(min_learning_rate, max_learning_rate):
 AUTOWU = [
     Method("scale_by_autowu-exhausted", autowu_without_tests, BRACKET, loss_value),
     Method("autowu-agd", autowu_after_agd, BRACKET, loss_value),
+]
+
+# Compiling the test takes seconds for each rule: tests/warmup/test_contract.py, slow.
+AUTOWU_WITH_TESTS = [
     Method(
         "scale_by_autowu-linear-epoch-plateau",
         functools.partial(

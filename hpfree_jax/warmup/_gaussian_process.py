@@ -81,7 +81,7 @@ def init(params_like: Any = 0.0) -> GPState:
     return GPState(parameters, jax.tree.map(on_mesh, optimizer_state))
 
 
-def num_features(lengthscale: ArrayLike) -> int:
+def num_features(lengthscale: Any) -> int:
     """How many features give the kernel on [0, 1] to rounding.
 
     A traced lengthscale gets as many as the smallest one that is supported needs.

@@ -1,6 +1,6 @@
 """AutoWU's test: has the loss passed its minimum?"""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ class TestResult(NamedTuple):
     predicted_std: Float[Array, " grid"]
 
 
-def draw(seed: ArrayLike, count: Array, points: Points, num: ArrayLike) -> Points:
+def draw(seed: ArrayLike, count: Array, points: Points, num: Any) -> Points:
     """Draws points that are present, without replacement; all if there are no more.
 
     The seed and a number that each draw has for itself are the random key.
@@ -75,10 +75,9 @@ def run_test(
     """
     first_draw = count * (num_tests + 1)
     num_present = jnp.sum(points.is_present, dtype=jnp.int32)
-    share = points.y / jnp.maximum(num_present, 1).astype(points.y.dtype)
-    parameters = old.gp.parameters._replace(
-        mean=jnp.sum(jnp.where(points.is_present, share, 0))
-    )
+    present = jnp.where(points.is_present, points.y, 0)
+    mean = jnp.sum(present) / jnp.maximum(num_present, 1).astype(present.dtype)
+    parameters = old.gp.parameters._replace(mean=mean)
     start = old.gp._replace(parameters=parameters)
     fitted, is_usable = gaussian_process.fit(
         start, draw(seed, first_draw, points, fit_points), lengthscale, fit_steps
