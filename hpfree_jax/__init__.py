@@ -26,5 +26,8 @@ from hpfree_jax.hypergradients import hd as hd
 from hpfree_jax.hypergradients import hypergradient as hypergradient
 from hpfree_jax.hypergradients import marthe as marthe
 from hpfree_jax.hypergradients import rtho as rtho
+from hpfree_jax.warmup import AutoWUState as AutoWUState
+from hpfree_jax.warmup import autowu as autowu
+from hpfree_jax.warmup import scale_by_autowu as scale_by_autowu
 
 __version__ = "0.1.0"

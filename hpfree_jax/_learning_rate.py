@@ -15,7 +15,8 @@ def get_learning_rate(opt_state: PyTree) -> Float[Array, "..."]:
     ``partition``, ``MultiSteps``, ``apply_if_finite``, ``inject_hyperparams`` and
     ``flax.nnx.Optimizer``: the ``learning_rate`` of a method's state, else the
     ``learning_rate`` among the ``hyperparams`` of a state. A method knows better than
-    the hyperparameter injected into it, so the innermost one counts.
+    the hyperparameter injected into it, so the innermost one counts. In a chain that
+    ends in ``hp.scale_by_autowu`` it is that one's rate, whatever the direction has.
 
     Args:
       opt_state: the state of an optax transformation.
@@ -43,6 +44,9 @@ def get_learning_rate(opt_state: PyTree) -> Float[Array, "..."]:
         for path in rates
         if not any(_is_inside(other, _owner(path)) for other in rates if other != path)
     ]
+    # A schedule multiplies what comes before it in its chain.
+    for path in [p for p in innermost if _class_of(p) == "AutoWUState"]:
+        innermost = [p for p in innermost if p == path or not _is_inside(p, path[:-2])]
     if not innermost:
         raise ValueError(
             f"The state ({type(opt_state).__name__}) holds no learning rate. A rate "
@@ -65,6 +69,11 @@ def _owner(path: tuple[Any, ...]) -> tuple[Any, ...] | None:
     if len(path) > 1 and getattr(path[-2], "name", None) == "hyperparams":
         return path[:-2]
     return None
+
+
+def _class_of(path: tuple[Any, ...]) -> str | None:
+    """The name of the state whose field a ``learning_rate`` is."""
+    return getattr(path[-1], "tuple_name", None)
 
 
 def _is_derived(path: tuple[Any, ...]) -> bool:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import optax
 
@@ -87,10 +88,84 @@ HYPERGRADIENTS = [
     ),
 ]
 
+
+def loss_value(loss, params) -> dict[str, Any]:
+    """What AutoWU needs: the loss of this step."""
+    return {"value": loss(params)}
+
+
+class ChainState(NamedTuple):
+    direction: Any
+    schedule: Any
+
+
+# The warm-up ends within the few steps that most rules take: at call 3, by exhaustion
+# (then no test is compiled) or by a test, which a confidence of 1/128 makes positive.
+BRACKET = {"min_learning_rate": 0.5, "max_learning_rate": 2.0}
+
+
+def exhausted(factory, **options):
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        return factory(
+            total_steps=100, steps_per_epoch=4, max_warmup_fraction=0.03125, **options
+        )
+
+
+def autowu_without_tests(min_learning_rate, max_learning_rate):
+    return exhausted(
+        hp.scale_by_autowu,
+        min_learning_rate=min_learning_rate,
+        max_learning_rate=max_learning_rate,
+    )
+
+
+def autowu_after_agd(min_learning_rate, max_learning_rate):
+    """An alias that is a chain; its state as one NamedTuple, as the rules want it."""
+    tx = exhausted(
+        functools.partial(hp.autowu, hp.scale_by_agd()),
+        min_learning_rate=min_learning_rate,
+        max_learning_rate=max_learning_rate,
+    )
+
+    def update(updates, state, params=None, **extra_args):
+        updates, state = tx.update(updates, tuple(state), params, **extra_args)
+        return updates, ChainState(*state)
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: ChainState(*tx.init(params)), update
+    )
+
+
+AUTOWU = [
+    Method("scale_by_autowu-exhausted", autowu_without_tests, BRACKET, loss_value),
+    Method("autowu-agd", autowu_after_agd, BRACKET, loss_value),
+]
+
+# Compiling the test takes seconds for each rule: tests/warmup/test_contract.py, slow.
+AUTOWU_WITH_TESTS = [
+    Method(
+        "scale_by_autowu-linear-epoch-plateau",
+        functools.partial(
+            hp.scale_by_autowu,
+            total_steps=100,
+            steps_per_epoch=1,
+            test_every=3,
+            patience=1,
+            warmup_type="linear",
+            warmup_unit="epoch",
+            decay_stat="loss",
+            cooldown_type="half_cosine",
+        ),
+        {**BRACKET, "confidence": 2.0**-7, "decay_factor": 0.5},
+        loss_value,
+    ),
+]
+
 METHODS = [
     Method("agd", hp.agd, {"gain": 2.0}),
     Method("agd-momentum", hp.agd, {"gain": 2.0, "momentum": 0.75}),
     Method("agd-layout", functools.partial(hp.agd, layout=TWO_LAYERS), {"gain": 2.0}),
     Method("scale_by_agd", hp.scale_by_agd, {"gain": 2.0}, is_direction=True),
     *HYPERGRADIENTS,
+    *AUTOWU,
 ]

@@ -34,6 +34,16 @@ def test_the_rate_of_a_hypergradient_is_neither_its_tangent_nor_the_rate_of_the_
     assert hp.get_learning_rate(tx.init(PARAMS)) == 0.5
 
 
+def test_the_rate_of_a_schedule_is_that_of_its_chain_and_of_no_other():
+    autowu = hp.autowu(hp.scale_by_agd(), 80, 4)
+    params = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones((2, 2))}}
+    state = autowu.init(params)
+    assert hp.get_learning_rate(state) == state[-1].learning_rate
+    both = optax.partition({"a": autowu, "b": hp.agd()}, {"a": "a", "b": "b"})
+    with pytest.raises(ValueError, match=r"2 learning rates"):
+        hp.get_learning_rate(both.init(params))
+
+
 def test_a_batched_state_gives_a_batch_of_rates():
     params = jnp.ones((3, 2, 2))
     assert hp.get_learning_rate(jax.vmap(hp.agd().init)(params)).shape == (3,)

@@ -16,7 +16,7 @@ from hpfree_jax.comparison._records import TEST, TRAIN, RunRecord
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec, run_config
 from hpfree_jax.data import Dataset
 from hpfree_jax.models import abstract_model
-from hpfree_jax.training import LOSSES
+from hpfree_jax.training import LOSSES, METHODS
 from hpfree_jax.training._held_out import Examples
 from hpfree_jax.training._loop import make_orders
 from hpfree_jax.training._run_directory import versions
@@ -78,6 +78,8 @@ class Runner:
         product in a batch of products is slower than a large one by itself; and of
         convolutions with different weights, ``vmap`` makes grouped ones.
         """
+        if METHODS[self._method.method].is_costly_in_vmap:
+            return False
         if jax.default_backend() != "cpu":
             return True
         model = abstract_model(

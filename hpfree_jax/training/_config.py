@@ -22,7 +22,8 @@ INITS = ("principled", "agd", "default")
 METHOD_SETTINGS = (
     *("gain", "momentum", "learning_rate", "schedule"),
     *("warmup_fraction", "weight_decay", "inner", "hyper_learning_rate", "rule"),
-    *("discount", "adaptation_rate"),
+    *("discount", "adaptation_rate", "min_learning_rate", "max_learning_rate"),
+    *("max_warmup_fraction", "test_every", "immediate_cooldown"),
 )
 # What a resumed run may change: none of it changes the steps already made.
 RESUMABLE = (
@@ -67,7 +68,11 @@ class TrainConfig(ModelConfig):
 
     inner: Annotated[
         str | None,
-        option("hd, rtho, marthe (None: sgd), mechanize (adam): inside it.", INNERS),
+        option(
+            "Optimizer whose rate is adapted; None: adamw for autowu, adam for "
+            "mechanize, else sgd.",
+            INNERS,
+        ),
     ] = None
     hyper_learning_rate: Annotated[
         float | None,
@@ -82,6 +87,21 @@ class TrainConfig(ModelConfig):
     ] = None
     adaptation_rate: Annotated[
         float | None, option("hd, rtho, marthe: how the step adapts; 0: not at all.")
+    ] = None
+    min_learning_rate: Annotated[
+        float | None, option("autowu: rate of the first step; None: 1e-5.")
+    ] = None
+    max_learning_rate: Annotated[
+        float | None, option("autowu: highest rate it may try; None: 1.")
+    ] = None
+    max_warmup_fraction: Annotated[
+        float | None, option("autowu: share of the steps that may warm up; None: 0.5.")
+    ] = None
+    test_every: Annotated[
+        int | None, option("autowu: steps between two tests; None: 1 % of all.")
+    ] = None
+    immediate_cooldown: Annotated[
+        bool | None, option("autowu: decay right after warm-up; None: at the end.")
     ] = None
     validation_fraction: Annotated[
         float | None,

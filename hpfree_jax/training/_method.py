@@ -42,6 +42,9 @@ class Method(NamedTuple):
     # the first is the default.
     inners: Mapping[str, Mapping[str, Any]] = {}
     has_horizon: bool = False  # whether the first steps depend on the length
+    # Whether costly work of a few steps is behind a `lax.cond`, whose branches `vmap`
+    # would both compute at every step.
+    is_costly_in_vmap: bool = False
     extra_args: tuple[str, ...] = ()  # of: value_fn, validation_fn
     validation_fraction: float = 0.0  # of the training data, held out by default
     # Finite scalars of the optimizer's state, written beside the learning rate.

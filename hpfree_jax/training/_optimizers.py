@@ -8,6 +8,7 @@ import optax
 
 import hpfree_jax as hp
 from hpfree_jax._user_input import UserError, choose_settings, look_up
+from hpfree_jax.training._autowu_method import AUTOWU_METHODS
 from hpfree_jax.training._hypergradient_methods import HYPERGRADIENT_METHODS
 from hpfree_jax.training._method import Length, Method
 from hpfree_jax.training._optax_methods import OPTAX_METHODS
@@ -29,6 +30,7 @@ METHODS: dict[str, Method] = {
         remedy="--gain",
     ),
     **HYPERGRADIENT_METHODS,
+    **AUTOWU_METHODS,
     **OPTAX_METHODS,
     **PEERS,
 }

@@ -158,6 +158,7 @@ def test_convolutions_and_wide_layers_on_a_cpu_go_seed_by_seed(runner, monkeypat
     assert not runner(task=convolutional).gains_from_vmap()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert runner(task=convolutional).gains_from_vmap()
+    assert not runner("autowu").gains_from_vmap()
 
 
 def test_a_wish_to_stop_is_seen_between_two_lines(runner):
