@@ -131,7 +131,9 @@ def _numbers(method: MethodSpec, chosen: bool) -> str:
         if isinstance(value, float)
         else f"{name.replace('_', ' ')} {value}"
         for name, value in method.settings.items()
-        if (name in told) == chosen and not (method.grid and name == "learning_rate")
+        if (name in told) == chosen
+        and value is not None
+        and not (method.grid and name == "learning_rate")
     ]
     if chosen and method.grid:
         rates = ", ".join(f"{rate:g}" for rate in method.grid)

@@ -14,6 +14,8 @@ from hpfree_jax.comparison._leaderboard import (
     told_table,
 )
 from hpfree_jax.comparison._profile import MAX_FACTOR
+from hpfree_jax.comparison._records import RunRecord
+from hpfree_jax.comparison._specs import TaskSpec
 from hpfree_jax.comparison._summary import Summary
 
 
@@ -36,7 +38,8 @@ def render_report(summary: Summary, sessions: Sequence[dict[str, Any]]) -> str:
             "spec": task,
             "table": task_table(summary, task),
             "curves": draw_curves(summary, task),
-            "records": summary.result(task, summary.plan.methods[0]).records,
+            "num_params": _records(summary, task)[0].num_params,
+            "at_once": _at_once(_records(summary, task)),
         }
         for task in summary.plan.tasks
     ]
@@ -50,3 +53,16 @@ def render_report(summary: Summary, sessions: Sequence[dict[str, Any]]) -> str:
         grids=[grid_table(summary, m) for m in summary.plan.methods if m.grid],
         max_factor=MAX_FACTOR,
     )
+
+
+def _records(summary: Summary, task: TaskSpec) -> list[RunRecord]:
+    methods = summary.plan.methods
+    return [r for method in methods for r in summary.result(task, method).records]
+
+
+def _at_once(records: Sequence[RunRecord]) -> str:
+    numbers = sorted({record.seeds_at_once for record in records})
+    if numbers == [1]:
+        return "one seed after another"
+    rest = ", of some methods one after another" if numbers[0] == 1 else ""
+    return f"{numbers[-1]} seeds at once{rest}"

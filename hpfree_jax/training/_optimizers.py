@@ -99,7 +99,8 @@ def build_optimizer(
         chosen["learning_rate"] *= learning_rate_factor
     if METHODS[name].uses_layout:
         chosen["layout"] = layout
-    length = Length(total_steps, steps_per_epoch or total_steps)
+    # A training can end within its first epoch.
+    length = Length(total_steps, min(steps_per_epoch or total_steps, total_steps))
     try:
         return optax.with_extra_args_support(METHODS[name].build(length, **chosen))
     except ValueError as error:
