@@ -2,8 +2,8 @@
 
     python benchmarks/vmap_seeds.py fcn:width=64 fcn fcn:width=1024 lenet5
 
-This decides what ``hpfree compare --parallel auto`` does on a CPU. Both kinds take turns
-and the smallest of their times counts, since other programs only add to them.
+This decides what ``hpfree compare --parallel auto`` does on a CPU. Both kinds take
+turns and the smallest of their times counts, since other programs only add to them.
 """
 
 import sys

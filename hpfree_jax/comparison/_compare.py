@@ -1,12 +1,15 @@
 """A whole comparison: new, or continued."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import jax
 
 from hpfree_jax._user_input import UserError
 from hpfree_jax.comparison._config import CompareConfig, default_directory
@@ -32,16 +35,23 @@ class Comparison:
     runs_found: int  # made before
 
 
-def compare(config: CompareConfig) -> Comparison:
+def compare(
+    config: CompareConfig, tasks: Sequence[TaskSpec] | None = None
+) -> Comparison:
     """Runs what is not there yet of a comparison; writes the table and the report.
 
     Ctrl-C gives up the runs at hand and keeps all that are finished.
+
+    Args:
+      config: the options.
+      tasks: in place of every model on every dataset; they may differ in length,
+        batches and loss.
 
     Raises:
       UserError: if something that was asked for is impossible; of what was finished
         before, nothing is lost.
     """
-    plan = config.plan()
+    plan = config.plan(tasks)
     directory = config.output_dir or default_directory()
     stored = _stored(directory)
     if stored is not None:
@@ -115,7 +125,8 @@ class _Session:
             runner = self._runner(task, variant, stop)
             for seeds in self._batches(runner, missing):
                 identities = [self._plan.identity(task, variant, s) for s in seeds]
-                records = runner.run(seeds, identities)
+                with _enough_memory(task, variant, len(seeds)):
+                    records = runner.run(seeds, identities)
                 for seed, record in zip(seeds, records, strict=True):
                     self._file(task, variant, seed).write(record)
                     self.made += 1
@@ -139,6 +150,25 @@ class _Session:
             self._parallel == "auto" and runner.gains_from_vmap()
         )
         return [seeds] if at_once else [[seed] for seed in seeds]
+
+
+@contextlib.contextmanager
+def _enough_memory(task: TaskSpec, variant: MethodSpec, num_seeds: int):
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(
+            error
+        ):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        remedy = "make `batch_size` smaller"
+        if num_seeds > 1:
+            remedy = "train one seed after another with --parallel never"
+        raise UserError(
+            f"{variant.label} on {task.name} does not fit into memory ({reason}); all "
+            f"runs finished before are kept: {remedy}, in the same --output-dir"
+        ) from error
 
 
 def _stored(directory: Path) -> dict | None:

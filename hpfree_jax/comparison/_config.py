@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -67,7 +68,7 @@ class CompareConfig:
 
     parallel: Annotated[
         str,
-        option("Seeds at once, by vmap; auto: but convolutions on a CPU.", PARALLEL),
+        option("Seeds at once, by vmap; auto: where it is faster.", PARALLEL),
     ] = "auto"
     log_every: Annotated[
         int | None, option("Steps between two lines of metrics; None: 50 lines a run.")
@@ -90,8 +91,11 @@ class CompareConfig:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
 
-    def plan(self) -> Plan:
+    def plan(self, tasks: Sequence[TaskSpec] | None = None) -> Plan:
         """All runs, as far as the options tell without any data.
+
+        Args:
+          tasks: in place of every model on every dataset.
 
         Raises:
           UserError: if an option is impossible.
@@ -101,13 +105,21 @@ class CompareConfig:
         methods += [parse_method(text, self.grid_rates) for text in self.grid]
         if not methods:
             raise UserError("no method is named; give some to --methods or --grid")
-        return Plan(
-            tuple(self._tasks()),
+        plan = Plan(
+            tuple(self._tasks() if tasks is None else tasks),
             tuple({method.label: self._method(method) for method in methods}.values()),
             self.seeds,
             self.log_every,
             self.evaluate_every,
         )
+        for task in plan.tasks:
+            log_every, evaluate_every = plan.rhythm(task)
+            if evaluate_every % log_every:
+                raise UserError(
+                    f"`evaluate_every` {evaluate_every} must be a multiple of "
+                    f"`log_every`, which is {log_every} for {task.name}"
+                )
+        return plan
 
     def _method(self, method: MethodSpec) -> MethodSpec:
         return dataclasses.replace(
@@ -154,12 +166,6 @@ class CompareConfig:
             raise UserError("`grid_rates` holds a rate twice; give each once")
         if self.target is not None and not math.isfinite(self.target):
             raise UserError(f"`target` must be a finite loss, got {self.target}")
-        log_every = self.log_every or max(1, self.steps // 50)
-        if (self.evaluate_every or 0) % log_every:
-            raise UserError(
-                f"`evaluate_every` {self.evaluate_every} must be a multiple of "
-                f"`log_every`, which is {log_every}"
-            )
 
 
 def default_directory() -> Path:

@@ -4,11 +4,12 @@ import json
 import re
 import shutil
 
+import jax
 import pyarrow.parquet
 import pytest
 
 from hpfree_jax._user_input import UserError
-from hpfree_jax.comparison import CompareConfig, compare
+from hpfree_jax.comparison import CompareConfig, TaskSpec, compare
 from hpfree_jax.comparison._runner import Runner
 
 from .conftest import TINY
@@ -182,6 +183,30 @@ def test_a_model_that_does_not_suit_the_data_is_named(config):
     ):
         compare(config(batch_size=5000))
     assert not list((config().output_dir).glob("runs/**/*.json"))
+
+
+def test_tasks_may_differ_in_length_and_loss(config):
+    settings = {"depth": 2, "width": 8}
+    tasks = [
+        TaskSpec("long", "digits", "fcn", settings, 256, 4, "square"),
+        TaskSpec("short", "digits", "fcn", {"depth": 1}, 512, 2, "cross_entropy"),
+    ]
+    result = compare(config(log_every=2, evaluate_every=2), tasks)
+    (long,) = result.summary.results["long", "adam"].records
+    (short,) = result.summary.results["short", "adam"].records
+    assert (long.train["step"], short.test["step"]) == ([2, 4], [2])
+    assert short.run["task"]["loss"] == "cross_entropy"
+    assert (result.directory / "runs" / "short").is_dir()
+
+
+def test_too_little_memory_is_said_with_a_remedy(config, monkeypatch):
+    def run(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(Runner, "run", run)
+    for seeds, remedy in ((1, "make `batch_size` smaller"), (2, "--parallel never")):
+        with pytest.raises(UserError, match=f"does not fit into memory .*{remedy}"):
+            compare(config(seeds=seeds))
 
 
 def test_ctrl_c_keeps_what_is_finished(config, monkeypatch, capsys):
