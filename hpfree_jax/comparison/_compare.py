@@ -53,17 +53,16 @@ def compare(
     """
     plan = config.plan(tasks)
     directory = config.output_dir or default_directory()
-    stored = _stored(directory)
-    if stored is not None:
-        plan.check_continues(stored["plan"], directory)
+    _earlier_sessions(plan, directory)
     datasets = {
         name: load_dataset(name, config.data_dir)
         for name in {task.dataset: None for task in plan.tasks}
     }
     session = _Session(plan, directory, datasets, config.parallel)
     with RunDirectory(directory).lock():
+        # Again: another process may have been first.
+        sessions = [*_earlier_sessions(plan, directory), _this_session()]
         session.check_missing()
-        sessions = [*(stored or {"sessions": []})["sessions"], _this_session()]
         content = {"plan": plan.to_json(), "sessions": sessions}
         write_whole(directory / "plan.json", json.dumps(content, indent=2) + "\n")
         with Interrupt() as interrupt:
@@ -157,11 +156,9 @@ def _enough_memory(task: TaskSpec, variant: MethodSpec, num_seeds: int):
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(
-            error
-        ):
-            raise
         reason = " ".join(str(error).split())[:200]
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in reason:
+            raise
         remedy = "make `batch_size` smaller"
         if num_seeds > 1:
             remedy = "train one seed after another with --parallel never"
@@ -171,7 +168,12 @@ def _enough_memory(task: TaskSpec, variant: MethodSpec, num_seeds: int):
         ) from error
 
 
-def _stored(directory: Path) -> dict | None:
+def _earlier_sessions(plan: Plan, directory: Path) -> list[dict]:
+    """The sessions of the comparison in a directory, none if it is new.
+
+    Raises:
+      UserError: if the directory holds another comparison, or something else.
+    """
     path = directory / "plan.json"
     if not path.exists():
         if directory.exists() and any(p.name != LOCK for p in directory.iterdir()):
@@ -179,21 +181,23 @@ def _stored(directory: Path) -> dict | None:
                 f"`output_dir` {directory} is not empty and holds no comparison; "
                 "choose another directory"
             )
-        return None
+        return []
     try:
         stored = json.loads(path.read_text())
-        return {key: stored[key] for key in ("plan", "sessions")}
+        stored_plan, sessions = stored["plan"], list(stored["sessions"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path} cannot be read ({error!r}); restore the file, or choose another "
             "--output-dir"
         ) from error
+    plan.check_continues(stored_plan, directory)
+    return sessions
 
 
 def _this_session() -> dict:
     now = datetime.datetime.now().astimezone()
     return {
         "started": now.isoformat(" ", "seconds"),
-        "command": shlex.join(["hpfree", *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         **machine(),
     }

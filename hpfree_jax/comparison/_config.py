@@ -16,6 +16,7 @@ from hpfree_jax.comparison._specs import (
     TaskSpec,
     parse_method,
     parse_model,
+    slug,
 )
 from hpfree_jax.comparison._table import FORMATS
 from hpfree_jax.data import DATASETS
@@ -112,6 +113,11 @@ class CompareConfig:
             self.log_every,
             self.evaluate_every,
         )
+        if not plan.tasks:
+            raise UserError("there are no tasks to compare methods on; give some")
+        if len({slug(task.name) for task in plan.tasks}) < len(plan.tasks):
+            names = ", ".join(task.name for task in plan.tasks)
+            raise UserError(f"tasks must have different names, got {names}")
         for task in plan.tasks:
             log_every, evaluate_every = plan.rhythm(task)
             if evaluate_every % log_every:

@@ -103,6 +103,15 @@ def test_a_setting_is_not_added_to_a_task_that_was_run():
         after.check_continues(before.to_json(), WHERE)
 
 
+def test_tasks_need_different_names():
+    (task,) = CompareConfig().plan().tasks
+    renamed = dataclasses.replace(task, name="digits-fcn")  # the same directory
+    with pytest.raises(UserError, match="different names, got digits/fcn, digits-fcn"):
+        CompareConfig().plan([task, renamed])
+    with pytest.raises(UserError, match="there are no tasks"):
+        CompareConfig().plan([])
+
+
 def test_other_rates_in_a_grid_are_another_comparison():
     before = stored(methods=(), grid=("adam",))
     plan = CompareConfig(methods=(), grid=("adam",), grid_rates=(0.1,)).plan()
