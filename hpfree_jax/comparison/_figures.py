@@ -1,4 +1,4 @@
-"""The pictures of the report, as SVG to be put into a page."""
+"""The pictures of the report: Matplotlib figures, and SVG to be put into a page."""
 
 import io
 import itertools
@@ -30,7 +30,7 @@ def line_styles(labels: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def draw_curves(summary: Summary, task: TaskSpec) -> str:
+def draw_curves(summary: Summary, task: TaskSpec) -> Any:
     """Losses, accuracy and effective rate of a task over the steps.
 
     A line is the mean over the seeds and the band reaches from the smallest to the
@@ -67,10 +67,10 @@ def draw_curves(summary: Summary, task: TaskSpec) -> str:
         top_left.annotate("target", (1, target), xycoords=("axes fraction", "data"),
                           ha="right", va="bottom", color="0.4", fontsize=8)  # fmt: skip
     _legend(figure, styles)
-    return _svg(figure)
+    return figure
 
 
-def draw_profiles(summary: Summary) -> str:
+def draw_profiles(summary: Summary) -> Any:
     """The share of tasks within a factor of the best time, in steps and seconds."""
     figure = _figure((11, 4.6))
     styles = line_styles([method.label for method in summary.plan.methods])
@@ -89,7 +89,7 @@ def draw_profiles(summary: Summary) -> str:
         )
         _tidy(axes)
     _legend(figure, styles)
-    return _svg(figure)
+    return figure
 
 
 def _figure(size):
@@ -102,7 +102,7 @@ def _figure(size):
 def _line_with_band(
     axes, records: Sequence[RunRecord], split: str, key: str, style: Style
 ) -> list[float]:
-    """Draws a method; returns the ends of its mean, for the limits of the axis."""
+    """Draws a method; returns the means, for the limits of the axis."""
     by_step: dict[int, list[float]] = {}
     for record in records:
         lines = getattr(record, split)
@@ -162,8 +162,8 @@ def _legend(figure, styles: Mapping[str, Style]) -> None:
     )
 
 
-def _svg(figure) -> str:
-    """The picture without the headers of a file, without a date, scaled by the page."""
+def to_svg(figure: Any) -> str:
+    """A Matplotlib figure as an element of a page, without the headers of a file."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return "<svg " + text.getvalue().split("<svg ", 1)[1]

@@ -125,13 +125,12 @@ def _chosen_rate(result: Result) -> str:
 
 
 def _numbers(method: MethodSpec, chosen: bool) -> str:
-    told = {name for name in method.settings if name in method.chosen}
     texts = [
         f"{name.replace('_', ' ')} {value:g}"
         if isinstance(value, float)
         else f"{name.replace('_', ' ')} {value}"
         for name, value in method.settings.items()
-        if (name in told) == chosen
+        if (name in method.chosen) == chosen
         and value is not None
         and not (method.grid and name == "learning_rate")
     ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 
-from hpfree_jax.comparison._figures import draw_curves, draw_profiles
+from hpfree_jax.comparison._figures import draw_curves, draw_profiles, to_svg
 from hpfree_jax.comparison._leaderboard import (
     grid_table,
     score_table,
@@ -37,7 +37,7 @@ def render_report(summary: Summary, sessions: Sequence[dict[str, Any]]) -> str:
         {
             "spec": task,
             "table": task_table(summary, task),
-            "curves": draw_curves(summary, task),
+            "curves": to_svg(draw_curves(summary, task)),
             "num_params": _records(summary, task)[0].num_params,
             "at_once": _at_once(_records(summary, task)),
         }
@@ -48,7 +48,7 @@ def render_report(summary: Summary, sessions: Sequence[dict[str, Any]]) -> str:
         sessions=sessions,
         tasks=tasks,
         scores=score_table(summary),
-        profiles=draw_profiles(summary),
+        profiles=to_svg(draw_profiles(summary)),
         told=told_table(summary),
         grids=[grid_table(summary, m) for m in summary.plan.methods if m.grid],
         max_factor=MAX_FACTOR,

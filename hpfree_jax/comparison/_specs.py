@@ -1,5 +1,6 @@
 """What is compared: tasks and methods, and how the command line writes them."""
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -113,9 +114,7 @@ def parse_method(text: str, grid: tuple[float, ...] = ()) -> MethodSpec:
     return MethodSpec(label, method, settings, tuple(chosen), grid=grid)
 
 
-def run_config(
-    task: TaskSpec, method: MethodSpec, seed: int, **settings: Any
-) -> TrainConfig:
+def run_config(task: TaskSpec, method: MethodSpec, seed: int) -> TrainConfig:
     """The configuration of one run, as the trainer has it, but for its length.
 
     Raises:
@@ -136,7 +135,6 @@ def run_config(
         validation_fraction=method.validation_fraction,
         **task.model_settings,
         **method.settings,
-        **settings,
     )
 
 
@@ -169,16 +167,15 @@ def _typed(text: str, given: Mapping[str, str], defaults: Mapping[str, Any]):
 
 def _value(text: str, key: str, value: str, default: Any) -> Any:
     """Reads a value as the kind of thing that its default is; None tells nothing."""
+    words = {"true": True, "false": False}
     if isinstance(default, str):
         return value
-    if value in (words := {"true": True, "false": False}):
+    if value in words and isinstance(default, bool | None):
         return words[value]
-    for kind in (int, float):
-        try:
-            number = kind(value)
-        except ValueError:
-            continue
-        return float(number) if isinstance(default, float) else number
+    kinds = {bool: (), int: (int,), float: (float,)}
+    for kind in kinds.get(type(default), (int, float)):
+        with contextlib.suppress(ValueError):
+            return kind(value)
     if default is None:
         return value
     raise UserError(f"{text!r}: `{key}` must be like {default!r}, got {value!r}")

@@ -52,6 +52,20 @@ def test_what_cannot_be_is_named(text, grid, message):
         parse_method(text, grid=grid)
 
 
+@pytest.mark.parametrize(
+    ("text", "default"),
+    [("fcn:depth=2.5", "4"), ("fcn:bias=2", "False"), ("fcn:width=true", "256")],
+)
+def test_a_value_of_another_kind_is_named(text, default):
+    with pytest.raises(UserError, match=f"must be like {default}, got"):
+        parse_model(text)
+
+
+def test_a_default_that_says_nothing_takes_what_it_looks_like():
+    settings = parse_method("marthe:discount=1,rule=additive").settings
+    assert (settings["discount"], settings["rule"]) == (1, "additive")
+
+
 def test_an_unknown_model_or_setting_is_named():
     with pytest.raises(UserError, match=r"unknown model 'fnc' \(did you mean 'fcn'"):
         parse_model("fnc:depth=2")
