@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hpfree_jax._user_input import UserError
 
 TRAIN = ("step", "loss", "accuracy", "learning_rate")
 TEST = ("step", "loss", "accuracy")
+SMOOTHED = 5  # lines, a tenth of a run by default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +39,16 @@ class RunRecord:
         return "finished" if self.diverged_at is None else "diverged"
 
     @property
+    def smooth_loss(self) -> list[float]:
+        """The training loss at each line: the mean of up to five lines, to this one."""
+        losses = self.train["loss"]
+        ends = range(1, len(losses) + 1)
+        return [statistics.fmean(losses[max(0, n - SMOOTHED) : n]) for n in ends]
+
+    @property
     def final_loss(self) -> float:
-        """The last training loss; infinite if the run diverged."""
-        return self._last(self.train["loss"])
+        """The training loss, smoothed, at the end; infinite if the run diverged."""
+        return self._last(self.smooth_loss)
 
     @property
     def final_test_loss(self) -> float:
@@ -55,8 +64,8 @@ class RunRecord:
         return math.inf if self.diverged_at is not None else values[-1]
 
     def steps_to(self, target: float) -> float:
-        """The first step whose training loss is at most the target; or infinity."""
-        pairs = zip(self.train["step"], self.train["loss"], strict=True)
+        """The first step whose smoothed loss is at most the target; or infinity."""
+        pairs = zip(self.train["step"], self.smooth_loss, strict=True)
         return next((step for step, loss in pairs if loss <= target), math.inf)
 
 

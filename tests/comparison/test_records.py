@@ -31,13 +31,22 @@ def test_a_record_comes_back_as_it_was(file):
 
 def test_final_values_and_times():
     own = finished()
-    assert (own.final_loss, own.final_test_loss, own.final_test_accuracy) == (1, 1, 0.5)
-    assert [own.steps_to(target) for target in (2.5, 2.0, 1.5, 0.5)] == [
+    assert (own.final_test_loss, own.final_test_accuracy) == (1, 0.5)
+    assert own.final_loss == 1.5  # the mean of both lines
+    assert [own.steps_to(target) for target in (2.5, 2.0, 1.5, 1.0)] == [
         *(10, 10, 20, math.inf)
     ]
     own = finished(diverged_at=33)
     assert (own.status, own.final_loss) == ("diverged", math.inf)
     assert math.isnan(own.final_test_accuracy)
+
+
+def test_the_training_loss_is_smoothed_over_five_lines():
+    own = record([10.0, 0.0, 8.0, 6.0, 6.0, 5.0, 0.0])
+    assert own.smooth_loss == [10, 5, 6, 6, 6, 5, 5]
+    assert own.final_loss == 5
+    assert own.steps_to(5.5) == 20
+    assert own.steps_to(1.0) == math.inf  # two lucky lines do not count
 
 
 def shortened(text):

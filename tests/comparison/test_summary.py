@@ -9,7 +9,7 @@ from .records import TASK, method, plan, record
 
 
 def result(spec, *finals, diverged=()):
-    records = [record([3.0, loss]) for loss in finals]
+    records = [record([loss]) for loss in finals]
     records += [record([3.0], diverged_at=15) for _ in diverged]
     return Result(TASK, spec, spec, records, {})
 
@@ -51,12 +51,12 @@ def test_when_all_diverge_nobody_reaches_anything():
 )
 def test_a_baseline_reaches_its_own_target(finals):
     baseline = result(method("adam"), *finals)
-    assert baseline.steps_to(find_target([baseline]).loss) <= 20
+    assert baseline.steps_to(find_target([baseline]).loss) == 10
 
 
 def test_times_are_medians_over_the_seeds():
     records = [
-        record([3.0, 1.0], seconds=1.0),  # reaches 1.5 at step 20, after 20 s
+        record([3.0, 0.0], seconds=1.0),  # reaches 1.5 at step 20, after 20 s
         record([1.0, 1.0], seconds=4.0),  # at step 10, after 40 s
         record([3.0, 2.0], seconds=1.0),  # never
     ]
@@ -86,9 +86,9 @@ def test_a_grid_takes_the_lowest_mean_loss_among_the_rates_that_diverge_least():
 def test_tables_show_divergence_and_order_by_loss():
     specs = [method("good", "agd"), method("bad", "agd"), method("best", "agd")]
     runs = {
-        "good": [record([2.0, 1.0], accuracy=0.9)],
+        "good": [record([1.5, 0.5], accuracy=0.9)],
         "bad": [record([], diverged_at=3)],
-        "best": [record([0.5, 0.25], accuracy=0.8)],
+        "best": [record([0.25, 0.25], accuracy=0.8)],
     }
     summary = summarise(
         plan(*specs), lambda task, variant: runs[variant.label], target=1.0
