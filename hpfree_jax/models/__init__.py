@@ -8,3 +8,4 @@ from hpfree_jax.models._registry import MODELS as MODELS
 from hpfree_jax.models._registry import Model as Model
 from hpfree_jax.models._registry import build_model as build_model
 from hpfree_jax.models._tiny_network import TinyNetwork as TinyNetwork
+from hpfree_jax.models._vgg import VGG as VGG

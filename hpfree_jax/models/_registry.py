@@ -1,5 +1,6 @@
 """The table of models: what the command line can build, and with which settings."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from hpfree_jax.models._dag_networks import DagCNN, DagMLP
 from hpfree_jax.models._fcn import FCN
 from hpfree_jax.models._lenet import SIZE, LeNet5
 from hpfree_jax.models._tiny_network import TinyNetwork, check_image
+from hpfree_jax.models._vgg import STAGES, VGG
 
 
 class Model(NamedTuple):
@@ -56,6 +58,14 @@ def _build_tiny_network(input_shape, num_classes, **settings):
     return TinyNetwork(input_shape[-1], num_classes=num_classes, **settings)
 
 
+def _build_vgg(depth, input_shape, num_classes, **settings):
+    if len(input_shape) != 3:
+        raise ValueError(
+            f"it takes images (height, width, channels), not shape {input_shape}."
+        )
+    return VGG(depth, num_classes, input_shape[-1], **settings)
+
+
 _DAG = {"dag": "2_02_002", "bias": True, "pre_activation": False}
 
 MODELS: dict[str, Model] = {
@@ -82,6 +92,14 @@ MODELS: dict[str, Model] = {
         {"cell": "3_33_133", "channels": 16, "cells": 5, "bias": True, "affine": True},
         "NAS-Bench-201, arXiv 2001.00326",
     ),
+    **{
+        f"vgg{depth}": Model(
+            functools.partial(_build_vgg, depth),
+            {"channels": 64, "bias": True, "affine": True},
+            "form for CIFAR, arXiv 1409.1556",
+        )
+        for depth in STAGES
+    },
 }
 
 
