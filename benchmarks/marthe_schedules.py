@@ -220,20 +220,25 @@ def store(runs):
 def show(runs, methods, options):
     """Prints the table of docs/hypergradients_evidence.md."""
     columns = " | ".join(f"{start:g}" for start in STARTS)
-    print(f"\n| method | {columns} | spread | best | mean | ms a step |")
-    print("|" + "---|" * (len(STARTS) + 5))
+    print(f"\n| method | {columns} | spread | best | mean |")
+    print("|" + "---|" * (len(STARTS) + 4))
     for method in methods:
-        rows = [
-            [run for run in runs if (run["method"], run["start"]) == (method, start)]
+        accuracies = [
+            [
+                run["test_accuracy"]
+                for run in runs
+                if (run["method"], run["start"]) == (method, start)
+            ]
             for start in STARTS
         ]
-        if not all(rows):
-            continue
-        means = [np.mean([run["test_accuracy"] for run in row]) for row in rows]
-        cells = [f"{100 * mean:.1f}" for mean in (*means, np.ptp(means))]
-        cells += [f"{100 * np.max(means):.1f}", f"{100 * np.mean(means):.1f}"]
-        times = [run["milliseconds_per_step"] for row in rows for run in row]
-        print(f"| {method} | {' | '.join(cells)} | {np.median(times):.0f} |")
+        means = [100 * np.mean(part) if part else None for part in accuracies]
+        cells = ["-" if mean is None else f"{mean:.1f}" for mean in means]
+        if None in means:
+            cells += ["-"] * 3
+        else:
+            numbers = (np.ptp(means), np.max(means), np.mean(means))
+            cells += [f"{number:.1f}" for number in numbers]
+        print(f"| {method} | {' | '.join(cells)} |")
 
 
 def plot(runs, path):
