@@ -51,6 +51,14 @@ SCHEDULES = ("constant", "staircase", "exponential", "cosine_restarts")
 # with SGD (Baydin's code); 1e-8 for MARTHE (its authors' code), which adapts it and
 # caps the hypergradient at 100. RTHO has it from the same code, without adaptation.
 MARTHE_PUBLISHED = {"hyper_learning_rate": 1e-8, "clip_hypergradient": 100.0}
+# Cosines over their root mean square: a rate changes by about 5 % a step, however small
+# the cosines are that noise leaves, as long as their signs agree.
+NORMALISED = {
+    "hyper_learning_rate": optax.chain(
+        optax.scale_by_rms(decay=0.9, bias_correction=True), optax.scale(-0.05)
+    ),
+    "rule": "multiplicative",
+}
 HYPERGRADIENTS = {
     "MARTHE": hp.marthe,
     "HD": hp.hd,
@@ -59,6 +67,10 @@ HYPERGRADIENTS = {
     "RTHO, published": functools.partial(hp.rtho, **MARTHE_PUBLISHED),
     "RTHO": functools.partial(hp.rtho, hyper_learning_rate=0.05, rule="multiplicative"),
     "MARTHE, batch statistics": hp.marthe,
+    "HD, normalised": functools.partial(hp.hd, **NORMALISED),
+    "MARTHE, normalised": functools.partial(
+        hp.marthe, adaptation_rate=0.0, **NORMALISED
+    ),
 }
 METHODS = (*SCHEDULES, *HYPERGRADIENTS)
 
