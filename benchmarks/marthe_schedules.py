@@ -264,6 +264,8 @@ def plot(runs, path):
     axes = figure.subplots(2, columns, sharex=True, sharey=True, squeeze=False)
     for ax in axes.flat[len(methods) :]:
         ax.set_visible(False)
+    for ax in axes[0, len(methods) - columns :]:
+        ax.tick_params(labelbottom=True)  # nothing is below
     for ax, method in zip(axes.flat, methods, strict=False):
         for i, start in enumerate(STARTS):
             if (run := stored.get((method, start))) is None:
