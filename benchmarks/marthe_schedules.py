@@ -243,18 +243,14 @@ def show(runs, methods, options):
             ]
             for start in STARTS
         ]
-        means = [100 * np.mean(part) if part else None for part in accuracies]
-        cells = ["-" if mean is None else f"{mean:.1f}" for mean in means]
-        if None in means:
-            cells += ["-"] * 3
-        else:
-            numbers = (np.ptp(means), np.max(means), np.mean(means))
-            cells += [f"{number:.1f}" for number in numbers]
+        means = np.array([100 * np.mean(p) if p else np.nan for p in accuracies])
+        numbers = [*means, np.ptp(means), np.max(means), np.mean(means)]
+        cells = ["-" if np.isnan(x) else f"{x:.1f}" for x in numbers]
         print(f"| {method} | {' | '.join(cells)} |")
 
 
 def plot(runs, path):
-    """The learning rates found, in a panel for each method."""
+    """The learning rates found, in a panel for each method; 0 is drawn at 1e-6."""
     from matplotlib.figure import Figure
 
     stored = {(run["method"], run["start"]): run for run in runs if run["seed"] == 0}
