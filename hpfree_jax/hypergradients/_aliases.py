@@ -111,9 +111,9 @@ def marthe(
     """MARTHE: the past counts by a discount, adaptive unless a number is given.
 
     :func:`hypergradient` with MARTHE's defaults; the rule without a
-    ``hyper_learning_rate`` is that of :func:`hd`. The default ``adaptation_rate`` adapts
-    a number, and is 0 where ``hyper_learning_rate`` is an optax transformation. The
-    other arguments are those of :func:`hypergradient`.
+    ``hyper_learning_rate`` is that of :func:`hd`. The default ``adaptation_rate``
+    adapts a number, and is 0 where ``hyper_learning_rate`` is an optax transformation.
+    The other arguments are those of :func:`hypergradient`.
     """
     if (
         isinstance(hyper_learning_rate, optax.GradientTransformation)

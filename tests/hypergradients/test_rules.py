@@ -361,5 +361,5 @@ def test_marthe_adapts_no_rate_where_a_transformation_rules():
         w = optax.apply_updates(w, updates)
     # One scalar: the cosine is -1, which the transformation turns into +1 %.
     assert state.hyperparams["learning_rate"] == pytest.approx(0.101)
-    with pytest.raises(ValueError, match="leave it at 0, got 0.1"):
+    with pytest.raises(ValueError, match=r"leave it at 0, got 0\.1"):
         hp.marthe(optax.sgd, 0.1, optax.sgd(0.01), adaptation_rate=0.1)
