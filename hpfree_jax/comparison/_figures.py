@@ -64,8 +64,8 @@ def draw_curves(summary: Summary, task: TaskSpec) -> Any:
     if math.isfinite(target):
         top_left = axes_of["train", "loss"]
         top_left.axhline(target, color="0.4", linewidth=0.8, linestyle=(0, (1, 2)))
-        top_left.annotate("target", (1, target), xycoords=("axes fraction", "data"),
-                          ha="right", va="bottom", color="0.4", fontsize=8)  # fmt: skip
+        top_left.annotate("target", (0.01, target), xycoords=("axes fraction", "data"),
+                          ha="left", va="bottom", color="0.4", fontsize=8)  # fmt: skip
     _legend(figure, styles)
     return figure
 
