@@ -112,10 +112,9 @@ def features(x: Array, lengthscale: ArrayLike) -> Float[Array, "n rank"]:
 
 
 class RotatedPoints(NamedTuple):
-    """Points in the eigenbasis of their kernel matrix, where it is diagonal.
+    """Points in an eigenbasis of their kernel matrix, where it is diagonal.
 
-    The last two coordinates are orthogonal to all features, and hold what is left of y
-    and of a constant; in the directions that are not listed both are zero.
+    In the directions that are not listed, y, the constant and the kernel are zero.
     """
 
     y: Float[Array, " rank+2"]
@@ -127,29 +126,15 @@ class RotatedPoints(NamedTuple):
 def rotate(points: Points, lengthscale: ArrayLike) -> RotatedPoints:
     """Changes to coordinates in which a likelihood costs a few dozen operations."""
     phi = features(points.x, lengthscale)
-    phi = jnp.where(points.is_present[:, None], phi, 0)
-    one = points.is_present.astype(phi.dtype)
-    vectors = jnp.stack([jnp.where(points.is_present, points.y, 0), one], axis=1)
+    columns = jnp.concatenate([phi, jnp.ones_like(phi[:, :1]), points.y[:, None]], 1)
+    columns = jnp.where(points.is_present[:, None], columns, 0)
     # By QR, so that the basis is orthonormal also where eigenvalues are tiny.
-    orthonormal, triangular = jnp.linalg.qr(phi)
-    eigenvalues, rotation = jnp.linalg.eigh(
-        triangular @ triangular.T, symmetrize_input=False
-    )
-    basis = orthonormal @ rotation
-    inside = basis.T @ vectors
-    outside = vectors - basis @ inside
-    (y_y, y_one), (_, one_one) = outside.T @ outside
-    length = jnp.sqrt(one_one)
-    along = y_one / jnp.where(length > 0, length, 1)
-    across = jnp.sqrt(jnp.maximum(y_y - along**2, 0))
-    return RotatedPoints(
-        y=jnp.concatenate([inside[:, 0], jnp.stack([along, across])]),
-        one=jnp.concatenate(
-            [inside[:, 1], jnp.stack([length, jnp.zeros_like(length)])]
-        ),
-        eigenvalues=jnp.pad(jnp.maximum(eigenvalues, 0), (0, 2)),
-        num_points=jnp.sum(one),
-    )
+    triangular = jnp.linalg.qr(columns, mode="r")
+    phi, vectors = triangular[:, :-2], triangular[:, -2:]
+    eigenvalues, rotation = jnp.linalg.eigh(phi @ phi.T, symmetrize_input=False)
+    one, y = (rotation.T @ vectors).T
+    num_points = jnp.sum(points.is_present, dtype=y.dtype)
+    return RotatedPoints(y, one, jnp.maximum(eigenvalues, 0), num_points)
 
 
 class EigenSolver(Solver):

@@ -70,11 +70,13 @@ def run_test(
         finite can be computed.
       plan: the arguments of ``scale_by_autowu``.
     """
-    words = jnp.stack([jnp.asarray(plan.seed, jnp.int32), count]).astype(jnp.uint32)
-    key = jax.random.wrap_key_data(words, impl="threefry2x32")
-    draw_points = lambda index, num: draw(
-        losses, is_finite, num_losses, num, jax.random.fold_in(key, index)
-    )
+
+    def draw_points(index, num):
+        number = (count * (plan.num_tests + 1) + index).astype(jnp.uint32)
+        words = jnp.stack([jnp.asarray(plan.seed).astype(jnp.uint32), number])
+        key = jax.random.wrap_key_data(words, impl="threefry2x32")
+        return draw(losses, is_finite, num_losses, num, key)
+
     num_finite = jnp.sum(is_finite, dtype=jnp.int32)
     mean = jnp.sum(losses) / jnp.maximum(num_finite, 1).astype(losses.dtype)
     start = old.gp._replace(parameters=old.gp.parameters._replace(mean=mean))
