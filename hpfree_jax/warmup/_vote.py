@@ -1,5 +1,6 @@
 """AutoWU's test: has the loss passed its minimum?"""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from hpfree_jax.warmup._gaussian_process import GPState, Points
 from hpfree_jax.warmup._schedule import Plan
 
 MAX_CONDITIONED = 500  # points that a prediction is conditioned on
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 class TestResult(NamedTuple):
@@ -30,25 +32,34 @@ def draw(
     is_finite: Bool[Array, " warmup_steps"],
     num_losses: Array,
     num: Any,
-    key: Array,
+    random: Float[Array, " parts"],
 ) -> Points:
     """Draws losses without replacement, one from each of ``num`` equal parts.
 
     All of them if there are no more. Parts and not a permutation: nothing is sorted,
-    and whatever the warm-up's length, a draw costs ``num`` random numbers. A draw that
-    falls on a loss that is not finite is absent.
+    however long the warm-up. A draw that falls on a loss that is not finite is absent.
+
+    Args:
+      losses: of the warm-up; loss i lies at x = i / ``num_losses``.
+      is_finite: which of them take part.
+      num_losses: those up to now.
+      num: of draws; a JAX scalar if injected, which ``MAX_CONDITIONED`` limits.
+      random: where to draw in each part, uniform in [0, 1).
     """
-    size = min(losses.shape[0], MAX_CONDITIONED if isinstance(num, jax.Array) else num)
+    size = _num_drawn(losses, num)
     part = jnp.arange(size, dtype=losses.dtype)
     width = jnp.maximum(num_losses / num, 1).astype(losses.dtype)
-    jitter = jax.random.uniform(key, (size,), losses.dtype) * (width - 1)
-    index = jnp.floor(part * width + jitter).astype(jnp.int32)
+    index = jnp.floor(part * width + random[:size] * (width - 1)).astype(jnp.int32)
     is_present = is_finite.at[index].get(mode="fill", fill_value=False)
     return Points(
         x=index / num_losses.astype(losses.dtype),
         y=losses.at[index].get(mode="fill", fill_value=0),
         is_present=is_present & (part < num),
     )
+
+
+def _num_drawn(losses, num):
+    return min(losses.shape[0], MAX_CONDITIONED if isinstance(num, jax.Array) else num)
 
 
 def run_test(
@@ -70,12 +81,15 @@ def run_test(
         finite can be computed.
       plan: the arguments of ``scale_by_autowu``.
     """
+    words = jnp.stack([jnp.asarray(plan.seed, jnp.int32), count]).astype(jnp.uint32)
+    key = jax.random.wrap_key_data(words, impl="threefry2x32")
+    size = max(_num_drawn(losses, num) for num in (plan.fit_points, MAX_CONDITIONED))
+    random = jax.random.uniform(key, (size,), losses.dtype)
 
     def draw_points(index, num):
-        number = (count * (plan.num_tests + 1) + index).astype(jnp.uint32)
-        words = jnp.stack([jnp.asarray(plan.seed).astype(jnp.uint32), number])
-        key = jax.random.wrap_key_data(words, impl="threefry2x32")
-        return draw(losses, is_finite, num_losses, num, key)
+        # Random numbers once, and for each draw another shift of them.
+        shifted = (random + index * _GOLDEN_RATIO) % 1
+        return draw(losses, is_finite, num_losses, num, shifted)
 
     num_finite = jnp.sum(is_finite, dtype=jnp.int32)
     mean = jnp.sum(losses) / jnp.maximum(num_finite, 1).astype(losses.dtype)
@@ -95,8 +109,7 @@ def run_test(
         )
         new_std = jnp.sqrt(new.variance())
         new_probability = gaussian_process.past_minimum_probability(new)
-        finite = jnp.isfinite(new_probability) & jnp.all(jnp.isfinite(new.mean))
-        finite &= jnp.all(jnp.isfinite(new_std))
+        finite = jnp.isfinite(new_probability + jnp.sum(new.mean + new_std))
         is_yes = finite & (new_probability > plan.confidence)
         return (
             num_usable + finite.astype(jnp.int32),
