@@ -87,7 +87,7 @@ def test_float32_is_close_to_float64():
     found = []
     for x64 in (True, False):
         with jax.enable_x64(x64):
-            points = Points(*(jnp.asarray(a, float) for a in (x, y - 1e4)), x >= 0)
+            points = Points(jnp.asarray(x), jnp.asarray(y - 1e4), jnp.asarray(x >= 0))
             is_usable, numbers = fit_and_predict(points)
             assert is_usable
             found.append(numbers)

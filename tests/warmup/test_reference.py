@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -254,7 +255,7 @@ def draw_series(generator, num_steps):
 def test_random_settings_follow_the_recurrence(seed):
     generator = np.random.default_rng(seed)
     steps_per_epoch = int(generator.integers(2, 8))
-    words = {
+    words: dict[str, Any] = {
         "total_steps": steps_per_epoch * int(generator.integers(14, 20)),
         "steps_per_epoch": steps_per_epoch,
         "test_every": int(generator.integers(2, steps_per_epoch + 1)),
@@ -269,7 +270,7 @@ def test_random_settings_follow_the_recurrence(seed):
         ),
     }
     for _ in range(4):
-        arguments = {
+        arguments: dict[str, Any] = {
             **words,
             "min_learning_rate": 10 ** generator.uniform(-6, -3),
             "max_learning_rate": 10 ** generator.uniform(-1, 1),
