@@ -1,8 +1,8 @@
 """Float64 traces of the original implementations.
 
-All of them lie beside the project; the first steps of three of AGD and six whole ones
-of hypergradients are stored in tests/reference_data, so that parity is tested wherever
-the project is (``python -m tests.reference`` copies them).
+All of them lie beside the project; the first steps of three of AGD, six whole ones of
+hypergradients and three runs of AutoWU are stored in tests/reference_data, so that
+parity is tested wherever the project is (``python -m tests.reference`` copies them).
 """
 
 import json
@@ -27,6 +27,8 @@ STORED_HYPERGRADIENTS = [
     "musgd_m0_first_order",
     "sgdhd_m9_wd0",
 ]
+
+STORED_AUTOWU = ["run_default_u", "run_nan_inf_u", "run_noisy_u"]
 
 
 def load_case(method: str, name: str) -> tuple[dict, dict[str, np.ndarray]]:
@@ -71,3 +73,5 @@ if __name__ == "__main__":
         store(*case)
     for name in STORED_HYPERGRADIENTS:
         store_whole("adatune", name)
+    for name in STORED_AUTOWU:
+        store_whole("autowu", name)

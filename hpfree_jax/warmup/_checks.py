@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from hpfree_jax._base import accumulator_dtype, check_choice, check_in_interval
 from hpfree_jax.warmup._gaussian_process import MIN_LENGTHSCALE
-from hpfree_jax.warmup._schedule import Plan, num_possible_tests
+from hpfree_jax.warmup._schedule import Plan
 
 COUNTS = ("total_steps", "steps_per_epoch", "test_every", "num_tests", "patience")
 COUNTS += ("fit_steps", "fit_points", "predict_points")
@@ -66,9 +66,9 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         raise TypeError(f"`seed` must be an integer, got {seed!r}.")
 
 
-def warn_if_blind(plan: Plan, patience: Any) -> None:
+def warn_if_blind(plan: Plan) -> None:
     """Warns if too few tests fit into the warm-up for one to end it."""
-    num_tests = num_possible_tests(plan)
+    num_tests, patience = plan.num_possible_tests, plan.patience
     if num_tests is None or isinstance(patience, jax.Array) or plan.curve_length == 0:
         return  # not known, or no warm-up was asked for
     if num_tests <= patience:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 from tinygp import GaussianProcess, kernels
@@ -112,10 +113,9 @@ def features(x: Array, lengthscale: ArrayLike) -> Float[Array, "n rank"]:
 
 
 class RotatedPoints(NamedTuple):
-    """Points in the eigenbasis of their kernel matrix, where it is diagonal.
+    """Points in an eigenbasis of their kernel matrix, where it is diagonal.
 
-    The last two coordinates are orthogonal to all features, and hold what is left of y
-    and of a constant; in the directions that are not listed both are zero.
+    In the directions that are not listed, y, the constant and the kernel are zero.
     """
 
     y: Float[Array, " rank+2"]
@@ -127,29 +127,15 @@ class RotatedPoints(NamedTuple):
 def rotate(points: Points, lengthscale: ArrayLike) -> RotatedPoints:
     """Changes to coordinates in which a likelihood costs a few dozen operations."""
     phi = features(points.x, lengthscale)
-    phi = jnp.where(points.is_present[:, None], phi, 0)
-    one = points.is_present.astype(phi.dtype)
-    vectors = jnp.stack([jnp.where(points.is_present, points.y, 0), one], axis=1)
+    columns = jnp.concatenate([phi, jnp.ones_like(phi[:, :1]), points.y[:, None]], 1)
+    columns = jnp.where(points.is_present[:, None], columns, 0)
     # By QR, so that the basis is orthonormal also where eigenvalues are tiny.
-    orthonormal, triangular = jnp.linalg.qr(phi)
-    eigenvalues, rotation = jnp.linalg.eigh(
-        triangular @ triangular.T, symmetrize_input=False
-    )
-    basis = orthonormal @ rotation
-    inside = basis.T @ vectors
-    outside = vectors - basis @ inside
-    (y_y, y_one), (_, one_one) = outside.T @ outside
-    length = jnp.sqrt(one_one)
-    along = y_one / jnp.where(length > 0, length, 1)
-    across = jnp.sqrt(jnp.maximum(y_y - along**2, 0))
-    return RotatedPoints(
-        y=jnp.concatenate([inside[:, 0], jnp.stack([along, across])]),
-        one=jnp.concatenate(
-            [inside[:, 1], jnp.stack([length, jnp.zeros_like(length)])]
-        ),
-        eigenvalues=jnp.pad(jnp.maximum(eigenvalues, 0), (0, 2)),
-        num_points=jnp.sum(one),
-    )
+    triangular = jnp.linalg.qr(columns, mode="r")
+    phi, vectors = triangular[:, :-2], triangular[:, -2:]
+    eigenvalues, rotation = jnp.linalg.eigh(phi @ phi.T, symmetrize_input=False)
+    one, y = (rotation.T @ vectors).T
+    num_points = jnp.sum(points.is_present, dtype=y.dtype)
+    return RotatedPoints(y, one, jnp.maximum(eigenvalues, 0), num_points)
 
 
 class EigenSolver(Solver):
@@ -222,36 +208,31 @@ def fit(
     """Improves the marginal likelihood from where the state is, by steps of Adam.
 
     Returns:
-      The new state, and whether it is usable: if the likelihood or a parameter is not
-      finite, the state is returned as it was.
+      The new state, and whether it is finite, as it is unless the likelihood was not.
     """
     # In float32 a mean of 1e6 could not move by 0.01: fit its distance from here.
     center = state.parameters.mean
     rotated = rotate(points._replace(y=points.y - center), lengthscale)
     start = state.parameters._replace(mean=jnp.zeros_like(center))
-
-    def loss(vector):
-        return negative_log_likelihood(GPParameters(*vector), rotated, lengthscale)
+    slope = jax.grad(
+        lambda vector: negative_log_likelihood(
+            GPParameters(*vector), rotated, lengthscale
+        )
+    )
 
     def step(_, carry):
-        vector, optimizer_state, is_usable = carry
-        value, gradient = jax.value_and_grad(loss)(vector)
-        updates, optimizer_state = _optimizer().update(gradient, optimizer_state)
-        return vector + updates, optimizer_state, is_usable & jnp.isfinite(value)
+        vector, optimizer_state = carry
+        updates, optimizer_state = _optimizer().update(slope(vector), optimizer_state)
+        return vector + updates, optimizer_state
 
-    vector, optimizer_state, is_usable = jax.lax.fori_loop(
-        0,
-        num_steps,
-        step,
-        (jnp.stack(start), state.optimizer_state, jnp.any(points.is_present)),
+    vector, optimizer_state = jax.lax.fori_loop(
+        0, num_steps, step, (jnp.stack(start), state.optimizer_state)
     )
+    numbers, _ = ravel_pytree((vector + center, optimizer_state))
+    is_usable = jnp.all(jnp.isfinite(numbers)) & (rotated.num_points > 0)
     parameters = GPParameters(*vector)
     parameters = parameters._replace(mean=center + parameters.mean)
-    new_state = GPState(parameters, optimizer_state)
-    for leaf in jax.tree.leaves(new_state):
-        is_usable &= jnp.all(jnp.isfinite(leaf))
-    keep = lambda new, old: jnp.where(is_usable, new, old)
-    return jax.tree.map(keep, new_state, state), is_usable
+    return GPState(parameters, optimizer_state), is_usable
 
 
 def predict(
@@ -264,12 +245,13 @@ def predict(
     :math:`(F^T F / \sigma^2 + I / s)^{-1}`, diagonal in the eigenbasis of
     :math:`F^T F`. Nothing is subtracted, so that nothing cancels in float32.
     """
-    phi = features(points.x, lengthscale)
+    both = features(jnp.concatenate([grid, points.x]), lengthscale)
+    on_grid, phi = jnp.split(both, [grid.shape[0]])
     phi = jnp.where(points.is_present[:, None], phi, 0)
     residuals = jnp.where(points.is_present, points.y - parameters.mean, 0)
     eigenvalues, vectors = jnp.linalg.eigh(phi.T @ phi, symmetrize_input=False)
     precisions = jnp.maximum(eigenvalues, 0) + parameters.noise / parameters.outputscale
-    on_grid = features(grid, lengthscale) @ vectors
+    on_grid = on_grid @ vectors
     weights = (vectors.T @ (phi.T @ residuals)) / precisions
     return Prediction(
         mean=parameters.mean + on_grid @ weights,

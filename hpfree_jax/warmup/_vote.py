@@ -1,16 +1,18 @@
 """AutoWU's test: has the loss passed its minimum?"""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from hpfree_jax.warmup import _gaussian_process as gaussian_process
 from hpfree_jax.warmup._gaussian_process import GPState, Points
+from hpfree_jax.warmup._schedule import Plan
 
 MAX_CONDITIONED = 500  # points that a prediction is conditioned on
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 class TestResult(NamedTuple):
@@ -25,75 +27,90 @@ class TestResult(NamedTuple):
     predicted_std: Float[Array, " grid"]
 
 
-def draw(seed: ArrayLike, count: Array, points: Points, num: Any) -> Points:
-    """Draws points that are present, without replacement; all if there are no more.
+def draw(
+    losses: Float[Array, " warmup_steps"],
+    is_finite: Bool[Array, " warmup_steps"],
+    num_losses: Array,
+    num: Any,
+    random: Float[Array, " parts"],
+) -> Points:
+    """Draws losses without replacement, one from each of ``num`` equal parts.
 
-    The seed and a number that each draw has for itself are the random key.
+    All of them if there are no more. Parts and not a permutation: nothing is sorted,
+    however long the warm-up. A draw that falls on a loss that is not finite is absent.
 
-    A traced number selects among the first ``MAX_CONDITIONED`` drawn.
+    Args:
+      losses: of the warm-up; loss i lies at x = i / ``num_losses``.
+      is_finite: which of them take part.
+      num_losses: those up to now.
+      num: of draws; a JAX scalar if injected, which ``MAX_CONDITIONED`` limits.
+      random: where to draw in each part, uniform in [0, 1).
     """
-    size = points.x.shape[0]
-    num_drawn = min(size, MAX_CONDITIONED if isinstance(num, jax.Array) else num)
-    if num_drawn < size:
-        words = jnp.stack([jnp.asarray(seed, jnp.int32), count]).astype(jnp.uint32)
-        key = jax.random.wrap_key_data(words, impl="threefry2x32")
-        bits = jax.random.bits(key, (size,), jnp.uint32)
-        order = jnp.where(points.is_present, bits | 1, 0)
-        _, index = jax.lax.top_k(order, num_drawn)
-        points = jax.tree.map(lambda leaf: leaf[index], points)
-    if isinstance(num, jax.Array):
-        rank = jnp.cumsum(points.is_present)
-        points = points._replace(is_present=points.is_present & (rank <= num))
-    return points
+    size = _num_drawn(losses, num)
+    part = jnp.arange(size, dtype=losses.dtype)
+    width = jnp.maximum(num_losses / num, 1).astype(losses.dtype)
+    index = jnp.floor(part * width + random[:size] * (width - 1)).astype(jnp.int32)
+    is_present = is_finite.at[index].get(mode="fill", fill_value=False)
+    return Points(
+        x=index / num_losses.astype(losses.dtype),
+        y=losses.at[index].get(mode="fill", fill_value=0),
+        is_present=is_present & (part < num),
+    )
+
+
+def _num_drawn(losses, num):
+    return min(losses.shape[0], MAX_CONDITIONED if isinstance(num, jax.Array) else num)
 
 
 def run_test(
-    points: Points,
-    old: TestResult,
-    seed: ArrayLike,
+    losses: Float[Array, " warmup_steps"],
+    is_finite: Bool[Array, " warmup_steps"],
+    num_losses: Array,
     count: Array,
-    *,
-    lengthscale: ArrayLike,
-    num_tests: ArrayLike,
-    confidence: ArrayLike,
-    fit_steps: ArrayLike,
-    fit_points: ArrayLike,
+    old: TestResult,
+    plan: Plan,
 ) -> TestResult:
     """Fits the process to the losses, predicts, and votes.
 
     Args:
-      points: the losses, with x = index / (number of losses, absent ones too).
+      losses: of the warm-up; loss i lies at x = i / ``num_losses``.
+      is_finite: which of them take part.
+      num_losses: those up to now, absent ones too.
+      count: calls of ``update``, which makes the draws of each test others.
       old: the process as the test before left it, and what to return where nothing
         finite can be computed.
-      seed: of the draws.
-      count: calls of ``update``, which makes the draws of each test others.
-      lengthscale: of the kernel, like the others as in ``scale_by_autowu``.
-      num_tests: predictions.
-      confidence: that a probability must exceed.
-      fit_steps: of Adam.
-      fit_points: at most so many points are fitted.
+      plan: the arguments of ``scale_by_autowu``.
     """
-    first_draw = count * (num_tests + 1)
-    num_present = jnp.sum(points.is_present, dtype=jnp.int32)
-    present = jnp.where(points.is_present, points.y, 0)
-    mean = jnp.sum(present) / jnp.maximum(num_present, 1).astype(present.dtype)
-    parameters = old.gp.parameters._replace(mean=mean)
-    start = old.gp._replace(parameters=parameters)
+    words = jnp.stack([jnp.asarray(plan.seed, jnp.int32), count]).astype(jnp.uint32)
+    key = jax.random.wrap_key_data(words, impl="threefry2x32")
+    size = max(_num_drawn(losses, num) for num in (plan.fit_points, MAX_CONDITIONED))
+    random = jax.random.uniform(key, (size,), losses.dtype)
+
+    def draw_points(index, num):
+        # Random numbers once, and for each draw another shift of them.
+        shifted = (random + index * _GOLDEN_RATIO) % 1
+        return draw(losses, is_finite, num_losses, num, shifted)
+
+    num_finite = jnp.sum(is_finite, dtype=jnp.int32)
+    mean = jnp.sum(losses) / jnp.maximum(num_finite, 1).astype(losses.dtype)
+    start = old.gp._replace(parameters=old.gp.parameters._replace(mean=mean))
     fitted, is_usable = gaussian_process.fit(
-        start, draw(seed, first_draw, points, fit_points), lengthscale, fit_steps
+        start, draw_points(0, plan.fit_points), plan.lengthscale, plan.fit_steps
     )
-    parameters = fitted.parameters
-    grid = jnp.linspace(0, 1, old.predicted_mean.shape[0], dtype=points.x.dtype)
+    grid = jnp.linspace(0, 1, old.predicted_mean.shape[0], dtype=losses.dtype)
 
     def predict(index, carry):
         num_usable, num_yes, probability, position, mean, std = carry
-        drawn = draw(seed, first_draw + 1 + index, points, MAX_CONDITIONED)
-        new = gaussian_process.predict(parameters, drawn, grid, lengthscale)
+        new = gaussian_process.predict(
+            fitted.parameters,
+            draw_points(1 + index, MAX_CONDITIONED),
+            grid,
+            plan.lengthscale,
+        )
         new_std = jnp.sqrt(new.variance())
         new_probability = gaussian_process.past_minimum_probability(new)
-        finite = jnp.isfinite(new_probability) & jnp.all(jnp.isfinite(new.mean))
-        finite &= jnp.all(jnp.isfinite(new_std))
-        is_yes = finite & (new_probability > confidence)
+        finite = jnp.isfinite(new_probability + jnp.sum(new.mean + new_std))
+        is_yes = finite & (new_probability > plan.confidence)
         return (
             num_usable + finite.astype(jnp.int32),
             num_yes + is_yes.astype(jnp.int32),
@@ -104,7 +121,7 @@ def run_test(
         )
 
     # All points at once give the same prediction each time: one is enough.
-    num_predictions = jnp.where(num_present <= MAX_CONDITIONED, 1, num_tests)
+    num_predictions = jnp.where(num_losses <= MAX_CONDITIONED, 1, plan.num_tests)
     zero, none = jnp.zeros_like(old.probability), jnp.zeros_like(old.vote)
     num_usable, num_yes, probability, position, mean, std = jax.lax.fori_loop(
         0,

@@ -1,5 +1,6 @@
 """Data parallelism: eight devices, and two processes, decide the same."""
 
+import functools
 import json
 import os
 import socket
@@ -53,20 +54,27 @@ def train(mesh):
     return state
 
 
-def test_eight_devices_decide_as_one_does():
-    alone = train(None)
+@functools.cache
+def train_alone():
+    return train(None)
+
+
+@pytest.mark.parametrize(
+    "axis_type",
+    [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.slow)],
+)
+def test_eight_devices_decide_as_one_does(axis_type):
+    alone = train_alone()
     assert 0 < alone.switch_step < 36  # by a test
-    for axis_type in (AxisType.Auto, AxisType.Explicit):
-        mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
-        state = train(mesh)
-        assert state.switch_step == alone.switch_step
-        np.testing.assert_allclose(
-            state.best_learning_rate, alone.best_learning_rate, rtol=1e-3
-        )
-        for leaf in jax.tree.leaves(state):
-            shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
-            for shard in shards[1:]:
-                np.testing.assert_array_equal(shard, shards[0])
+    state = train(jax.make_mesh((8,), ("data",), axis_types=(axis_type,)))
+    assert state.switch_step == alone.switch_step
+    np.testing.assert_allclose(
+        state.best_learning_rate, alone.best_learning_rate, rtol=1e-3
+    )
+    for leaf in jax.tree.leaves(state):
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        for shard in shards[1:]:
+            np.testing.assert_array_equal(shard, shards[0])
 
 
 PROGRAM = """

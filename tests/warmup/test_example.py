@@ -1,6 +1,9 @@
 """The example runs, and what it claims holds on a short run."""
 
+import pytest
 
+
+@pytest.mark.slow
 def test_the_example_runs():
     from examples.autowu import STEPS_PER_EPOCH, main
 

@@ -71,6 +71,15 @@ def test_the_features_are_the_kernel(lengthscale):
     np.testing.assert_allclose(phi @ phi.T, kernel, atol=1e-12)
 
 
+@jax.jit
+def fit_and_predict(points):
+    state, is_usable = gaussian_process.fit(gaussian_process.init(), points, 0.2, 50)
+    grid = jnp.linspace(0, 1, 100)
+    prediction = gaussian_process.predict(state.parameters, points, grid, 0.2)
+    numbers = (*state.parameters, prediction.mean, prediction.variance())
+    return is_usable, numbers
+
+
 def test_float32_is_close_to_float64():
     generator = np.random.default_rng(0)
     x = np.arange(CAPACITY) / CAPACITY
@@ -78,13 +87,9 @@ def test_float32_is_close_to_float64():
     found = []
     for x64 in (True, False):
         with jax.enable_x64(x64):
-            points = Points(*(jnp.asarray(a, float) for a in (x, y - 1e4)), x >= 0)
-            state, is_usable = gaussian_process.fit(
-                gaussian_process.init(), points, 0.2, 50
-            )
-            grid = jnp.linspace(0, 1, 100)
-            prediction = gaussian_process.predict(state.parameters, points, grid, 0.2)
+            points = Points(jnp.asarray(x), jnp.asarray(y - 1e4), jnp.asarray(x >= 0))
+            is_usable, numbers = fit_and_predict(points)
             assert is_usable
-            found.append((*state.parameters, prediction.mean, prediction.variance()))
+            found.append(numbers)
     for exact, rounded in zip(*found, strict=True):
         np.testing.assert_allclose(rounded, exact, atol=1e-4)
