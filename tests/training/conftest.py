@@ -44,6 +44,10 @@ def read_metrics(directory):
     text = (directory / "metrics.jsonl").read_text()
     lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
     return [
-        {key: value for key, value in line.items() if key != "images_per_second"}
+        {
+            key: value
+            for key, value in line.items()
+            if not key.endswith(("_per_second", "stall_seconds"))
+        }
         for line in lines
     ]
