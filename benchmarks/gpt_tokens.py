@@ -197,6 +197,7 @@ def main():
             if round_ > 1:
                 seconds[name].append(taken)
     for process in (ours, theirs):
+        assert process.stdin
         process.stdin.close()
         process.wait()
     tokens = args.batch * CONTEXT

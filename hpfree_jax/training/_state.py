@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, PyTree
 import hpfree_jax as hp
 from hpfree_jax._user_input import UserError
 from hpfree_jax.data import TokenDataset
-from hpfree_jax.models import abstract_model, build_model
+from hpfree_jax.models import MODELS, abstract_model, build_model
 from hpfree_jax.training._config import TrainConfig
 from hpfree_jax.training._held_out import (
     AUGMENTATION,
@@ -152,7 +152,9 @@ def _build_model(config: TrainConfig, dataset: AnyDataset, rngs: nnx.Rngs):
     try:
         return build_model(config.model, shape, classes, settings, rngs=rngs)
     except UserError as error:
-        abstract_model(config.model, settings=settings)  # raises if the data is not
+        if MODELS[config.model].takes_tokens:  # a text has the model's context
+            raise
+        abstract_model(config.model, settings=settings)  # raises if the data is not why
         raise UserError(
             f"dataset {dataset.name}, with examples of shape {shape}, does not fit "
             f"{error}"

@@ -1,5 +1,6 @@
 """Language models: a tiny GPT on a text of a few hundred characters."""
 
+import dataclasses
 import json
 import math
 
@@ -10,11 +11,12 @@ import pytest
 from flax import nnx
 
 from hpfree_jax.cli import main
-from hpfree_jax.data import _registry, _tokens, load_tokens
+from hpfree_jax.data import _tokens, load_tokens
 from hpfree_jax.data._tokens import character_dataset
 from hpfree_jax.training import TrainConfig, resume, train
 from hpfree_jax.training import _train as train_module
 from hpfree_jax.training._held_out import evaluation_examples, hold_out
+from hpfree_jax.training._state import start
 from tests.training.conftest import read_metrics, same
 
 TEXT = "to be or not to be that is the question\n" * 20
@@ -162,9 +164,11 @@ def test_what_does_not_fit_is_one_line_that_names_both(
     assert not (tmp_path / "run").exists()
 
 
-def test_images_that_do_not_fit_a_model_are_named(tmp_path, capsys, monkeypatch):
-    entry = _registry.DATASETS["digits"]
-    monkeypatch.setitem(_registry.DATASETS, "small", entry)
-    args = ["--model=tiny_network", "--dataset=small", "--cell=x"]
-    assert main(["train", *args]) == 2
-    assert "dataset" not in capsys.readouterr().err  # the cell is wrong, for any data
+def test_images_that_do_not_fit_a_model_are_named(config, digits):
+    model = {"model": "tiny_network", "depth": None, "width": None}
+    small = dataclasses.replace(digits, train_images=digits.train_images[:, :6, :6])
+    message = r"digits, with examples of shape \(6, 6, 1\), does not fit model tiny_net"
+    with pytest.raises(ValueError, match=message):
+        start(config(**model), small)
+    with pytest.raises(ValueError, match=r"^model tiny_network: .*x"):  # for any data
+        start(config(**model, cell="x"), small)
