@@ -70,25 +70,25 @@ def print_table(results: dict[str, dict], seeds: list[int]) -> None:
     print("|---" * (len(columns) + 1) + "|")
     for name, task in TASKS.items():
         for batch_size in BATCH_SIZES:
-
-            def accuracy(flags, task=task, batch_size=batch_size):
-                commands = [command(task, batch_size, flags, seed) for seed in seeds]
-                if any(c not in results for c in commands):
-                    return None
-                values = [100 * results[c]["test_accuracy"] for c in commands]
-                return statistics.fmean(values), max(values) - min(values)
-
-            cells = {flags: accuracy(flags) for flags in map(adamw, RATES)}
-            ours = accuracy(AUTOWU)
-            if ours is None or None in cells.values():
+            cells = {
+                flags: [
+                    100 * results[arguments]["test_accuracy"]
+                    for seed in seeds
+                    if (arguments := command(task, batch_size, flags, seed)) in results
+                ]
+                for flags in (AUTOWU, *map(adamw, RATES))
+            }
+            if min(map(len, cells.values())) < len(seeds):
                 print(f"| {name} | {batch_size} | not all of its runs are stored |")
                 continue
-            by_rate = {rate: cells[adamw(rate)] for rate in RATES}
-            best = max(by_rate, key=lambda rate: by_rate[rate][0])
-            show = lambda cell: f"{cell[0]:.2f} ({cell[1]:.2f})"
-            row = [name, str(batch_size), show(ours), show(by_rate[1e-3])]
-            row += [show(by_rate[best]), f"{best:g}"]
-            print(f"| {' | '.join(row)} | {ours[0] - by_rate[best][0]:+.2f} |")
+            means = {flags: statistics.fmean(cell) for flags, cell in cells.items()}
+            best = max(RATES, key=lambda rate: means[adamw(rate)])
+            row = [name, str(batch_size)]
+            for flags in (AUTOWU, adamw(1e-3), adamw(best)):
+                spread = max(cells[flags]) - min(cells[flags])
+                row.append(f"{means[flags]:.2f} ({spread:.2f})")
+            difference = means[AUTOWU] - means[adamw(best)]
+            print(f"| {' | '.join(row)} | {best:g} | {difference:+.2f} |")
     print("\nTest accuracy in %, mean over seeds (largest minus smallest).")
 
 

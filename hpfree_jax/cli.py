@@ -29,6 +29,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _dispatch(args: list[str]) -> int:
     commands = {
         "train": (_train, "train a network on real data"),
+        "compare": (_compare, "compare training methods side by side"),
         "architecture": (_architecture, "print and draw the graph of a network"),
         "models": (_models, "list the networks"),
         "datasets": (_datasets, "list the datasets and where they are"),
@@ -51,6 +52,12 @@ def _train(args: list[str]) -> int:
     from hpfree_jax.training._command import run_command
 
     return run_command(args)
+
+
+def _compare(args: list[str]) -> int:
+    from hpfree_jax.comparison._command import run_compare
+
+    return run_compare(args)
 
 
 def _architecture(args: list[str]) -> int:

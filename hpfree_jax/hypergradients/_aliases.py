@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from hpfree_jax.hypergradients._hypergradient import hypergradient
 
+ADAPTATION_RATE = 1e-6  # alpha, the upper end of the range of MARTHE's authors
 RELATIVE_RATE = 0.05  # the most that a scalar changes in a step, of itself
 
 
@@ -102,7 +103,7 @@ def marthe(
     *,
     discount: ArrayLike | None = None,
     rule: str | None = None,
-    adaptation_rate: ArrayLike = 1e-6,
+    adaptation_rate: ArrayLike = ADAPTATION_RATE,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     clip_hypergradient: ArrayLike | None = None,
     adaptation_steps: ArrayLike | None = None,
@@ -110,9 +111,16 @@ def marthe(
     """MARTHE: the past counts by a discount, adaptive unless a number is given.
 
     :func:`hypergradient` with MARTHE's defaults; the rule without a
-    ``hyper_learning_rate`` is that of :func:`hd`. The other arguments are those of
-    :func:`hypergradient`.
+    ``hyper_learning_rate`` is that of :func:`hd`. The default ``adaptation_rate``
+    adapts a number, and is 0 where ``hyper_learning_rate`` is an optax transformation.
+    The other arguments are those of :func:`hypergradient`.
     """
+    if (
+        isinstance(hyper_learning_rate, optax.GradientTransformation)
+        and isinstance(adaptation_rate, float)
+        and adaptation_rate == ADAPTATION_RATE
+    ):
+        adaptation_rate = 0.0
     return hypergradient(
         inner,
         {"learning_rate": learning_rate},

@@ -16,4 +16,5 @@ from hpfree_jax.models._registry import abstract_model as abstract_model
 from hpfree_jax.models._registry import build_model as build_model
 from hpfree_jax.models._resnet import ResNet as ResNet
 from hpfree_jax.models._tiny_network import TinyNetwork as TinyNetwork
+from hpfree_jax.models._vgg import VGG as VGG
 from hpfree_jax.models._wide_resnet import WideResNet as WideResNet

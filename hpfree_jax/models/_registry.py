@@ -19,6 +19,7 @@ from hpfree_jax.models._lenet import SIZE, LeNet5
 from hpfree_jax.models._preact_resnet import PreActResNet
 from hpfree_jax.models._resnet import ResNet
 from hpfree_jax.models._tiny_network import DIVISOR, TinyNetwork
+from hpfree_jax.models._vgg import VGG
 from hpfree_jax.models._wide_resnet import WideResNet
 
 
@@ -149,6 +150,20 @@ MODELS: dict[str, Model] = {
         "NAS-Bench-201, arXiv 2001.00326",
         1_288_506,
     ),
+    **{
+        f"vgg{depth}": Model(
+            _image_builder(VGG, depth=depth),
+            {"channels": 64, "bias": True, "affine": True},
+            "VGG for small images, arXiv 1409.1556",
+            parameters,
+        )
+        for depth, parameters in {
+            11: 9_231_114,
+            13: 9_416_010,
+            16: 14_728_266,
+            19: 20_040_522,
+        }.items()
+    },
     **{
         f"resnet{depth}": Model(
             _image_builder(ResNet, depth=depth),

@@ -88,6 +88,7 @@ AUTOWU_METHODS = {
         "arXiv 2107.05855",
         inners=INNERS,
         has_horizon=True,
+        is_costly_in_vmap=True,
         metrics={"phase": lambda opt_state: _schedule_state(opt_state).phase},
         panels=_panels,
         remedy="--max-learning-rate",

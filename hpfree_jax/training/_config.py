@@ -88,7 +88,9 @@ class TrainConfig(ModelConfig):
     inner: Annotated[
         str | None,
         option(
-            "Optimizer whose rate is adapted; None: adamw for autowu, else sgd.", INNERS
+            "Optimizer whose rate is adapted; None: adamw for autowu, adam for "
+            "mechanize, else sgd.",
+            INNERS,
         ),
     ] = None
     hyper_learning_rate: Annotated[

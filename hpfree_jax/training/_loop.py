@@ -117,10 +117,12 @@ def run_loop(
                 values, window = _fetch(window, step), []
                 rate = clock.stop()
                 means = values.mean(0, np.float64).tolist()
+                # A method without a learning rate leaves it out.
+                found = dict(zip(names, means, strict=True))
                 metrics_file.append(
                     step=step,
                     epoch=step / steps_per_epoch,
-                    **dict(zip(names, means, strict=True)),
+                    **{k: mean for k, mean in found.items() if math.isfinite(mean)},
                     **{speed: rate},
                     **_stall(feed, stalled),
                 )

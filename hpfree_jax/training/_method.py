@@ -22,8 +22,9 @@ class Method(NamedTuple):
     """One row of the table of methods.
 
     ``build(length, **settings)`` returns an optax transformation, in whose state
-    :func:`hpfree_jax.get_learning_rate` finds a rate. The training step passes it the
-    extra argument ``value``, the loss, and those named in ``extra_args``:
+    :func:`hpfree_jax.get_learning_rate` finds a rate, NaN if it has none. The training
+    step passes it the extra argument ``value``, the loss, and those named in
+    ``extra_args``:
 
     - ``value_fn``: the loss of the step's batch, as a function of the parameters;
     - ``validation_fn``: the loss of a held-out batch in evaluation mode, likewise;
@@ -41,9 +42,14 @@ class Method(NamedTuple):
     # the first is the default.
     inners: Mapping[str, Mapping[str, Any]] = {}
     has_horizon: bool = False  # whether the first steps depend on the length
+    # Whether costly work of a few steps is behind a `lax.cond`, whose branches `vmap`
+    # would both compute at every step.
+    is_costly_in_vmap: bool = False
     extra_args: tuple[str, ...] = ()  # of: value_fn, validation_fn
     validation_fraction: float = 0.0  # of the training data, held out by default
     # Finite scalars of the optimizer's state, written beside the learning rate.
     metrics: Mapping[str, Callable[[Any], jax.Array]] = {}
+    # From the optimizer's state and the parameters to those that evaluations use.
+    evaluation_params: Callable[[Any, Any], Any] = lambda opt_state, params: params
     panels: Panels = lambda lines, opt_state: {}  # its own part of the curves
     remedy: str = "--learning-rate"  # the options to lower when a run diverges

@@ -12,6 +12,7 @@ from hpfree_jax.training._autowu_method import AUTOWU_METHODS
 from hpfree_jax.training._hypergradient_methods import HYPERGRADIENT_METHODS
 from hpfree_jax.training._method import Length, Method
 from hpfree_jax.training._optax_methods import OPTAX_METHODS
+from hpfree_jax.training._peers import PEERS
 
 
 def _build_agd(length: Length, gain, momentum, layout):
@@ -31,6 +32,7 @@ METHODS: dict[str, Method] = {
     **HYPERGRADIENT_METHODS,
     **AUTOWU_METHODS,
     **OPTAX_METHODS,
+    **PEERS,
 }
 # All that a method can work inside of, for the help text.
 INNERS = {name: None for method in METHODS.values() for name in method.inners}
@@ -97,7 +99,8 @@ def build_optimizer(
         chosen["learning_rate"] *= learning_rate_factor
     if METHODS[name].uses_layout:
         chosen["layout"] = layout
-    length = Length(total_steps, steps_per_epoch or total_steps)
+    # A training can end within its first epoch.
+    length = Length(total_steps, min(steps_per_epoch or total_steps, total_steps))
     try:
         return optax.with_extra_args_support(METHODS[name].build(length, **chosen))
     except ValueError as error:

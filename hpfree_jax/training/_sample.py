@@ -27,7 +27,8 @@ def draw_text(task: Task, state: TrainState, num: int, seed: int) -> str:
     assert isinstance(dataset, TokenDataset)
     characters = dataset.vocabulary
     first = max(characters.find("\n"), 0) if characters else dataset.test_tokens[0]
-    model = nnx.merge(task.eval_graph, state.params, state.model_state, copy=True)
+    params = task.method.evaluation_params(state.opt_state, state.params)
+    model = nnx.merge(task.eval_graph, params, state.model_state, copy=True)
     key = jax.random.fold_in(jax.random.key(seed), SAMPLE)
     tokens = np.asarray(generate(model, jnp.array([[int(first)]]), num, key))[0]
     if characters is None:

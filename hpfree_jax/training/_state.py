@@ -72,8 +72,15 @@ class Task(NamedTuple):
         return isinstance(self.dataset, TokenDataset)
 
 
-def start(config: TrainConfig, dataset: AnyDataset) -> tuple[Task, TrainState]:
+def start(
+    config: TrainConfig, dataset: AnyDataset, total_steps: int | None = None
+) -> tuple[Task, TrainState]:
     """Builds model and optimizer, and the state before the first step.
+
+    Args:
+      config: the configuration.
+      dataset: its data.
+      total_steps: updates in the whole training; None: as many as its epochs have.
 
     Raises:
       UserError: if the configuration does not fit the data.
@@ -96,8 +103,8 @@ def start(config: TrainConfig, dataset: AnyDataset) -> tuple[Task, TrainState]:
         try:
             if config.chosen_init != "default":
                 params = nnx.state(model, nnx.Param)
-                key = jax.random.fold_in(params_key, 0)
-                drawn = hp.initialize(key, params, arch, config.chosen_init)
+                init_key = jax.random.fold_in(params_key, 0)
+                drawn = hp.initialize(init_key, params, arch, config.chosen_init)
                 nnx.update(model, drawn)
             if method.uses_layout:
                 layout = arch.layout(nnx.state(model, nnx.Param))
@@ -113,7 +120,7 @@ def start(config: TrainConfig, dataset: AnyDataset) -> tuple[Task, TrainState]:
     optimizer = build_optimizer(
         config.method,
         config.method_settings,
-        total_steps=config.epochs * steps_per_epoch,
+        total_steps=total_steps or config.epochs * steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
         layout=layout,
         learning_rate_factor=factor,

@@ -203,7 +203,8 @@ def make_evaluate(
 
     def evaluate(state: TrainState) -> tuple[float, float]:
         starts = range(0, len(labels) + margin, batch_size)
-        model = (state.params, state.model_state)
+        params = task.method.evaluation_params(state.opt_state, state.params)
+        model = (params, state.model_state)
         parts = [sums(*model, stored, start) for start in starts]
         per_batch = np.asarray(jax.device_get(parts), np.float64)
         loss_sum, num_correct = per_batch.sum(axis=0).tolist()
@@ -230,10 +231,10 @@ def make_stream_evaluate(
     num_batches = None if limit is None else math.ceil(limit / batch_size)
 
     def evaluate(state: TrainState) -> tuple[float, float]:
-        found = np.zeros(2)
-        count = 0.0
+        params = task.method.evaluation_params(state.opt_state, state.params)
+        found, count = np.zeros(2), 0.0
         for batch in itertools.islice(dataset.test_batches(batch_size), num_batches):
-            found += np.asarray(sums(state.params, state.model_state, *batch))
+            found += np.asarray(sums(params, state.model_state, *batch))
             count += np.sum(batch.weights)
         value, accuracy = (found / count).tolist()
         return value, accuracy

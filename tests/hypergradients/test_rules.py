@@ -348,3 +348,18 @@ def test_numbers_may_be_of_python_numpy_or_jax():
     types = [jax.tree.map(jax.typeof, state) for state in states]
     assert all(other == types[0] for other in types)
     assert all(state.hyperparams["learning_rate"] == 0.5 for state in states)
+
+
+def test_marthe_adapts_no_rate_where_a_transformation_rules():
+    """Its default adaptation of a number is off; one that was asked for is an error."""
+    tx = hp.marthe(optax.sgd, 0.1, optax.sgd(0.01), rule="multiplicative")
+    loss = lambda w: jnp.square(w - 3.0)
+    w = jnp.array(1.0)
+    state = tx.init(w)
+    for _ in range(2):
+        updates, state = tx.update(jax.grad(loss)(w), state, w, value_fn=loss)
+        w = optax.apply_updates(w, updates)
+    # One scalar: the cosine is -1, which the transformation turns into +1 %.
+    assert state.hyperparams["learning_rate"] == pytest.approx(0.101)
+    with pytest.raises(ValueError, match=r"leave it at 0, got 0\.1"):
+        hp.marthe(optax.sgd, 0.1, optax.sgd(0.01), adaptation_rate=0.1)

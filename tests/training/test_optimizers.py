@@ -39,7 +39,10 @@ def run(optimizer, num_steps=3):
 def test_every_row_steps_downhill_and_shows_its_rate(name):
     kernel, rates = run(build_optimizer(name, total_steps=30))
     assert np.all((kernel - PARAMS["kernel"]) * GRADS["kernel"] < 0)
-    assert rates[-1] > 0
+    if name in ("cocob", "momo", "momo_adam"):  # they have no one rate
+        assert np.isnan(rates).all()
+    else:
+        assert rates[-1] > 0
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def all_test(task):
 
 
 def test_a_step_matches_one_written_out(begin, digits):
-    task, state, examples, order = begin(method="sgd", learning_rate=0.1, momentum=0.0)
+    task, state, examples, order = begin(method="sgd", momentum=0.0, learning_rate=0.1)
     kernels = [np.asarray(k, np.float64) for k in jax.tree.leaves(state.params)]
     state, metrics = make_train_steps(task, square_loss)(state, examples, order, 1)
 

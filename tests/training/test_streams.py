@@ -1,14 +1,15 @@
 """Images that are read while the model trains: the digits, opened as a stream."""
 
-import jax
 import numpy as np
 import pytest
 
 from hpfree_jax.data import DATASETS, Augmentation, open_stream
-from hpfree_jax.training import resume, train
+from hpfree_jax.data._records import Records
+from hpfree_jax.training import resume, square_loss, train
 from hpfree_jax.training._checkpoints import Checkpoints
-from hpfree_jax.training._loop import _make_evaluations
+from hpfree_jax.training._held_out import Examples
 from hpfree_jax.training._state import start
+from hpfree_jax.training._steps import make_evaluate, make_stream_evaluate
 from tests.training.conftest import read_metrics, same
 
 AUGMENTATION = Augmentation(padding=1, flip=True)
@@ -38,25 +39,15 @@ def test_a_stopped_run_continues_with_the_next_example(config, interrupt_at):
     assert text.count('"stall_seconds"') == text.count('"loss"') == 6
 
 
-def test_an_evaluation_sees_every_example_once(config, digits, monkeypatch):
-    """As many as in memory, in batches of 100, and damaged ones not at all."""
-    stream = open_stream("streamed")
-    task, state = start(config(dataset="streamed"), stream)
-    images = start(config(), digits)[0]._replace(
-        dataset=digits.__class__(
-            **{**vars(digits), "mean": stream.mean, "std": stream.std}
+def test_an_evaluation_sees_every_example_once(config, digits):
+    task, state = start(config(dataset="streamed"), open_stream("streamed"))
+    images, labels = digits.test_images, digits.test_labels
+    for limit, count in ((None, 359), (101, 200)):  # in whole batches of 100
+        expected = make_evaluate(
+            task, square_loss, Examples(images[:count], labels[:count])
         )
-    )
-    evaluate = lambda task, **changes: _make_evaluations(
-        config(**changes), task, _square
-    )["test"](state)
-    np.testing.assert_allclose(evaluate(task), evaluate(images), rtol=1e-5)
-    limited = evaluate(task, dataset="streamed", test_examples=1)
-    np.testing.assert_allclose(limited, evaluate(task), rtol=1e-5)  # a whole batch
-
-
-def _square(outputs, labels):
-    return (outputs.max(-1) - labels) ** 2
+        found = make_stream_evaluate(task, square_loss, 100, limit)
+        np.testing.assert_allclose(found(state), expected(state), rtol=1e-5)
 
 
 def test_nothing_is_held_out_of_a_stream(config):
@@ -66,7 +57,6 @@ def test_nothing_is_held_out_of_a_stream(config):
 
 
 def test_augmentation_is_a_function_of_seed_and_step(config):
-    """Two runs are alike; without it they differ; and a step is that by hand."""
     runs = [
         train(config(str(i), dataset="shifted", epochs=1, augment=augment))
         for i, augment in enumerate((True, True, False))
@@ -76,10 +66,7 @@ def test_augmentation_is_a_function_of_seed_and_step(config):
 
 
 def test_what_cannot_be_read_is_printed_at_the_end(config, capsys, monkeypatch):
-    from hpfree_jax.data._records import Records
-
     note = "3 of 9 examples cannot be read"
     monkeypatch.setattr(Records, "report", lambda records: note)
     train(config(dataset="streamed", epochs=1, depth=1, width=None))
     assert capsys.readouterr().out.count(f"note: {note}") == 2
-    jax.clear_caches()

@@ -1,0 +1,59 @@
+"""``hpfree compare``: from command-line arguments to a comparison and an exit code."""
+
+import shlex
+
+from hpfree_jax.comparison._compare import compare
+from hpfree_jax.comparison._config import CompareConfig
+from hpfree_jax.comparison._leaderboard import Table, score_table, task_table
+from hpfree_jax.comparison._summary import Summary
+from hpfree_jax.training._arguments import parse_arguments
+
+PROGRAM = "hpfree compare"
+INTERRUPTED = 130
+
+
+def run_compare(args: list[str]) -> int:
+    """Compares as the arguments say; returns the exit code.
+
+    Raises:
+      UserError: for everything that the user can mend.
+    """
+    config = parse_arguments(args, CompareConfig(), PROGRAM)
+    result = compare(config)
+    if result.summary is None:
+        rest = args
+        if config.output_dir is None:
+            rest = [*args, "--output-dir", str(result.directory)]
+        print("stopped; what was finished is kept; to continue:")
+        print(f"  {PROGRAM} {shlex.join(rest)}", flush=True)
+        return INTERRUPTED
+    print(f"runs: {result.runs_made} made, {result.runs_found} found")
+    _print_tables(result.summary)
+    print(f"table: {result.directory / f'results.{config.table}'}")
+    print(f"report: {result.directory / 'report.html'}")
+    return 0
+
+
+def _print_tables(summary: Summary) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    for task in summary.plan.tasks:
+        console.print(_rich(task_table(summary, task)))
+    if len(summary.plan.tasks) > 1:
+        console.print(_rich(score_table(summary)))
+
+
+def _rich(table: Table):
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+    for index, heading in enumerate(table.headings):
+        shown.add_column(heading, justify="right" if index else "left")
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    return shown

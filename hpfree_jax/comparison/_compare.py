@@ -1,0 +1,203 @@
+"""A whole comparison: new, or continued."""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from hpfree_jax._user_input import UserError
+from hpfree_jax.comparison._config import CompareConfig, default_directory
+from hpfree_jax.comparison._plan import Plan
+from hpfree_jax.comparison._records import RunRecord, write_whole
+from hpfree_jax.comparison._report import render_report
+from hpfree_jax.comparison._runner import Runner, Stopped, machine
+from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
+from hpfree_jax.comparison._summary import Summary, summarise
+from hpfree_jax.comparison._table import table_bytes
+from hpfree_jax.data import Dataset, load_dataset
+from hpfree_jax.training._interrupt import Interrupt
+from hpfree_jax.training._run_directory import LOCK, RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How a comparison ended, and where its files are."""
+
+    directory: Path
+    summary: Summary | None  # None if it was interrupted
+    runs_made: int  # in this session
+    runs_found: int  # made before
+
+
+def compare(
+    config: CompareConfig, tasks: Sequence[TaskSpec] | None = None
+) -> Comparison:
+    """Runs what is not there yet of a comparison; writes the table and the report.
+
+    Ctrl-C gives up the runs at hand and keeps all that are finished.
+
+    Args:
+      config: the options.
+      tasks: in place of every model on every dataset; they may differ in length,
+        batches and loss.
+
+    Raises:
+      UserError: if something that was asked for is impossible; of what was finished
+        before, nothing is lost.
+    """
+    plan = config.plan(tasks)
+    directory = config.output_dir or default_directory()
+    _earlier_sessions(plan, directory)
+    datasets = {
+        name: load_dataset(name, config.data_dir)
+        for name in {task.dataset: None for task in plan.tasks}
+    }
+    session = _Session(plan, directory, datasets, config.parallel)
+    with RunDirectory(directory).lock():
+        # Again: another process may have been first.
+        sessions = [*_earlier_sessions(plan, directory), _this_session()]
+        session.check_missing()
+        content = {"plan": plan.to_json(), "sessions": sessions}
+        write_whole(directory / "plan.json", json.dumps(content, indent=2) + "\n")
+        with Interrupt() as interrupt:
+            try:
+                session.run(lambda: interrupt.requested)
+            except Stopped:
+                return Comparison(directory, None, session.made, session.found)
+        summary = summarise(plan, session.read, config.target)
+        write_whole(
+            directory / f"results.{config.table}", table_bytes(summary, config.table)
+        )
+        write_whole(directory / "report.html", render_report(summary, sessions))
+    return Comparison(directory, summary, session.made, session.found)
+
+
+class _Session:
+    """The runs of a plan in a directory: which are there, and making the others."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        directory: Path,
+        datasets: Mapping[str, Dataset],
+        parallel: str,
+    ):
+        self._plan, self._directory = plan, directory
+        self._datasets, self._parallel = datasets, parallel
+        self.made = self.found = 0
+
+    def read(self, task: TaskSpec, variant: MethodSpec) -> list[RunRecord]:
+        """The records of a method on a task, all of which are there."""
+        records = [self._file(task, variant, seed).read() for seed in self._plan.seeds]
+        return [record for record in records if record is not None]
+
+    def check_missing(self) -> None:
+        """Raises UserError if a run that is to be made cannot even begin."""
+        for task, variant in self._plan.groups():
+            if self._missing(task, variant):
+                try:
+                    self._runner(task, variant).check()
+                except UserError as error:
+                    raise UserError(
+                        f"{variant.label} cannot train {task.name}: {error}"
+                    ) from error
+
+    def run(self, stop) -> None:
+        """Makes the missing runs, and writes each when it is finished."""
+        groups = list(self._plan.groups())
+        for number, (task, variant) in enumerate(groups, 1):
+            missing = self._missing(task, variant)
+            self.found += self._plan.num_seeds - len(missing)
+            if not missing:
+                continue
+            print(
+                f"{number}/{len(groups)}  {task.name}  {variant.label}  "
+                f"seeds {', '.join(map(str, missing))}",
+                flush=True,
+            )
+            runner = self._runner(task, variant, stop)
+            for seeds in self._batches(runner, missing):
+                identities = [self._plan.identity(task, variant, s) for s in seeds]
+                with _enough_memory(task, variant, len(seeds)):
+                    records = runner.run(seeds, identities)
+                for seed, record in zip(seeds, records, strict=True):
+                    self._file(task, variant, seed).write(record)
+                    self.made += 1
+
+    def _runner(self, task, variant, stop=lambda: False) -> Runner:
+        dataset = self._datasets[task.dataset]
+        return Runner(task, variant, dataset, self._plan.rhythm(task), stop)
+
+    def _file(self, task, variant, seed):
+        return self._plan.file(self._directory, task, variant, seed)
+
+    def _missing(self, task: TaskSpec, variant: MethodSpec) -> list[int]:
+        return [
+            seed
+            for seed in self._plan.seeds
+            if self._file(task, variant, seed).read() is None
+        ]
+
+    def _batches(self, runner: Runner, seeds: list[int]) -> list[list[int]]:
+        at_once = self._parallel == "always" or (
+            self._parallel == "auto" and runner.gains_from_vmap()
+        )
+        return [seeds] if at_once else [[seed] for seed in seeds]
+
+
+@contextlib.contextmanager
+def _enough_memory(task: TaskSpec, variant: MethodSpec, num_seeds: int):
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in reason:
+            raise
+        remedy = "make `batch_size` smaller"
+        if num_seeds > 1:
+            remedy = "train one seed after another with --parallel never"
+        raise UserError(
+            f"{variant.label} on {task.name} does not fit into memory ({reason}); all "
+            f"runs finished before are kept: {remedy}, in the same --output-dir"
+        ) from error
+
+
+def _earlier_sessions(plan: Plan, directory: Path) -> list[dict]:
+    """The sessions of the comparison in a directory, none if it is new.
+
+    Raises:
+      UserError: if the directory holds another comparison, or something else.
+    """
+    path = directory / "plan.json"
+    if not path.exists():
+        if directory.exists() and any(p.name != LOCK for p in directory.iterdir()):
+            raise UserError(
+                f"`output_dir` {directory} is not empty and holds no comparison; "
+                "choose another directory"
+            )
+        return []
+    try:
+        stored = json.loads(path.read_text())
+        stored_plan, sessions = stored["plan"], list(stored["sessions"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error!r}); restore the file, or choose another "
+            "--output-dir"
+        ) from error
+    plan.check_continues(stored_plan, directory)
+    return sessions
+
+
+def _this_session() -> dict:
+    now = datetime.datetime.now().astimezone()
+    return {
+        "started": now.isoformat(" ", "seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        **machine(),
+    }

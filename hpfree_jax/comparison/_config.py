@@ -1,0 +1,184 @@
+"""The options of ``hpfree compare``."""
+
+import dataclasses
+import datetime
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from hpfree_jax._user_input import UserError, look_up
+from hpfree_jax.comparison._plan import Plan
+from hpfree_jax.comparison._specs import (
+    NAMES,
+    MethodSpec,
+    TaskSpec,
+    parse_method,
+    parse_model,
+    slug,
+)
+from hpfree_jax.comparison._table import FORMATS
+from hpfree_jax.data import DATASETS
+from hpfree_jax.models import MODELS
+from hpfree_jax.training import LOSSES
+from hpfree_jax.training._config import INITS
+from hpfree_jax.training._model_config import check_positive, option
+
+PARALLEL = ("auto", "always", "never")
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """Compares training methods from the same weights and batches, over several seeds.
+
+    Every method trains every model on every dataset. Methods and models take settings,
+    as adam:learning_rate=0.003,schedule=cosine or fcn:depth=8. A comparison that was
+    stopped continues by the same command with its --output-dir.
+    """
+
+    methods: Annotated[tuple[str, ...], option("Methods.", NAMES)] = (
+        *("agd", "adam", "prodigy"),
+    )
+    models: Annotated[tuple[str, ...], option("Networks.", MODELS)] = ("fcn",)
+    datasets: Annotated[tuple[str, ...], option("Data.", DATASETS)] = ("digits",)
+    seeds: Annotated[int, option("How many seeds: 0, 1, ...")] = 3
+    steps: Annotated[int, option("Updates in a run.")] = 500
+    batch_size: Annotated[int, option("Examples in a step.")] = 64
+    loss: Annotated[str, option("Loss.", LOSSES)] = "cross_entropy"
+    init: Annotated[
+        str | None, option("Weights; None: what belongs to each method.", INITS)
+    ] = None
+    validation_fraction: Annotated[
+        float | None,
+        option("Share of the training data held out; None: what each method needs."),
+    ] = None
+
+    grid: Annotated[
+        tuple[str, ...], option("Methods tuned over --grid-rates for each task.")
+    ] = ()
+    grid_rates: Annotated[tuple[float, ...], option("Learning rates of --grid.")] = (
+        *(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    )
+    target: Annotated[
+        float | None,
+        option(
+            "Training loss to reach; None: what Adam, or the median method, ends at."
+        ),
+    ] = None
+
+    parallel: Annotated[
+        str,
+        option("Seeds at once, by vmap; auto: where it is faster.", PARALLEL),
+    ] = "auto"
+    log_every: Annotated[
+        int | None, option("Steps between two lines of metrics; None: 50 lines a run.")
+    ] = None
+    evaluate_every: Annotated[
+        int | None, option("Steps between two evaluations; None: every fifth line.")
+    ] = None
+    table: Annotated[str, option("Format of the table.", FORMATS)] = "csv"
+    data_dir: Annotated[
+        Path | None,
+        option("TFDS directory; None: $TFDS_DATA_DIR or ~/tensorflow_datasets."),
+    ] = None
+    output_dir: Annotated[
+        Path | None,
+        option("Directory of the comparison, new or to continue; None: a new one."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        for name in ("data_dir", "output_dir"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
+
+    def plan(self, tasks: Sequence[TaskSpec] | None = None) -> Plan:
+        """All runs, as far as the options tell without any data.
+
+        Args:
+          tasks: in place of every model on every dataset.
+
+        Raises:
+          UserError: if an option is impossible.
+        """
+        self._check()
+        methods = [parse_method(text) for text in self.methods]
+        methods += [parse_method(text, self.grid_rates) for text in self.grid]
+        if not methods:
+            raise UserError("no method is named; give some to --methods or --grid")
+        plan = Plan(
+            tuple(self._tasks() if tasks is None else tasks),
+            tuple({method.label: self._method(method) for method in methods}.values()),
+            self.seeds,
+            self.log_every,
+            self.evaluate_every,
+        )
+        if not plan.tasks:
+            raise UserError("there are no tasks to compare methods on; give some")
+        if len({slug(task.name) for task in plan.tasks}) < len(plan.tasks):
+            names = ", ".join(task.name for task in plan.tasks)
+            raise UserError(f"tasks must have different names, got {names}")
+        for task in plan.tasks:
+            log_every, evaluate_every = plan.rhythm(task)
+            if evaluate_every % log_every:
+                raise UserError(
+                    f"`evaluate_every` {evaluate_every} must be a multiple of "
+                    f"`log_every`, which is {log_every} for {task.name}"
+                )
+        return plan
+
+    def _method(self, method: MethodSpec) -> MethodSpec:
+        return dataclasses.replace(
+            method, init=self.init, validation_fraction=self.validation_fraction
+        )
+
+    def _tasks(self):
+        for dataset, text in itertools.product(
+            dict.fromkeys(self.datasets), dict.fromkeys(self.models)
+        ):
+            look_up("dataset", dataset, DATASETS)
+            model, settings = parse_model(text)
+            yield TaskSpec(
+                f"{dataset}/{text}",
+                dataset,
+                model,
+                settings,
+                self.batch_size,
+                self.steps,
+                self.loss,
+            )
+
+    def _check(self) -> None:
+        look_up("loss", self.loss, LOSSES)
+        look_up("parallel", self.parallel, dict.fromkeys(PARALLEL))
+        look_up("table", self.table, dict.fromkeys(FORMATS))
+        if self.init is not None:
+            look_up("init", self.init, dict.fromkeys(INITS))
+        check_positive(
+            self, "seeds", "steps", "batch_size", "log_every", "evaluate_every"
+        )
+        if not 0 <= (self.validation_fraction or 0) < 1:
+            raise UserError(
+                "`validation_fraction` must lie in [0, 1), got "
+                f"{self.validation_fraction}"
+            )
+        for name in ("models", "datasets", "grid_rates"):
+            if not getattr(self, name):
+                raise UserError(f"`{name}` is empty; give at least one")
+        for rate in self.grid_rates:
+            if not 0 < rate < math.inf:
+                raise UserError(f"`grid_rates` must be above 0, got {rate}")
+        if len(set(self.grid_rates)) < len(self.grid_rates):
+            raise UserError("`grid_rates` holds a rate twice; give each once")
+        if self.target is not None and not math.isfinite(self.target):
+            raise UserError(f"`target` must be a finite loss, got {self.target}")
+
+
+def default_directory() -> Path:
+    """``runs/compare-<time>``, a directory that does not exist."""
+    name = f"compare-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    path, number = Path("runs") / name, 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{name}-{number}"
+    return path

@@ -1,0 +1,169 @@
+"""The pictures of the report: Matplotlib figures, and SVG to be put into a page."""
+
+import io
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hpfree_jax.comparison._profile import MAX_FACTOR, share_within
+from hpfree_jax.comparison._records import RunRecord
+from hpfree_jax.comparison._specs import TaskSpec
+from hpfree_jax.comparison._summary import Summary
+
+Style = Mapping[str, Any]
+
+
+def line_styles(labels: Sequence[str]) -> dict[str, Style]:
+    """A colour and a dash pattern for each method, the same in all pictures."""
+    colours = [f"C{index}" for index in range(10)]
+    patterns = ["-", "--", ":", "-."]
+    pairs = itertools.product(patterns, colours)
+    return {
+        label: {"color": colour, "linestyle": pattern}
+        for label, (pattern, colour) in zip(
+            labels, itertools.cycle(pairs), strict=False
+        )
+    }
+
+
+def draw_curves(summary: Summary, task: TaskSpec) -> Any:
+    """Losses, accuracy and effective rate of a task over the steps.
+
+    A line is the mean over the seeds and the band reaches from the smallest to the
+    largest; a cross marks where a seed diverged.
+    """
+    figure = _figure((11, 7.6))
+    panels = {
+        ("train", "loss"): ("Training loss", "log"),
+        ("test", "loss"): ("Test loss", "log"),
+        ("test", "accuracy"): ("Test accuracy", "linear"),
+        ("train", "learning_rate"): ("Effective learning rate", "log"),
+    }
+    styles = line_styles([method.label for method in summary.plan.methods])
+    axes_of = dict(zip(panels, figure.subplots(2, 2).flat, strict=True))
+    for (split, key), axes in axes_of.items():
+        title, scale = panels[split, key]
+        axes.set(title=title, xlabel="step", xlim=(0, task.steps))
+        limits = []
+        for method in summary.plan.methods:
+            records = summary.result(task, method).records
+            style = styles[method.label]
+            limits += _line_with_band(axes, records, split, key, style)
+        if limits:
+            axes.set_yscale(scale)
+            _limit(axes, limits, scale)
+        else:
+            axes.text(0.5, 0.5, "no method has one", ha="center", va="center",
+                      transform=axes.transAxes)  # fmt: skip
+        _tidy(axes)
+    target = summary.targets[task.name].loss
+    if math.isfinite(target):
+        top_left = axes_of["train", "loss"]
+        top_left.axhline(target, color="0.4", linewidth=0.8, linestyle=(0, (1, 2)))
+        top_left.annotate("target", (0.01, target), xycoords=("axes fraction", "data"),
+                          ha="left", va="bottom", color="0.4", fontsize=8)  # fmt: skip
+    _legend(figure, styles)
+    return figure
+
+
+def draw_profiles(summary: Summary) -> Any:
+    """The share of tasks within a factor of the best time, in steps and seconds."""
+    figure = _figure((11, 4.6))
+    styles = line_styles([method.label for method in summary.plan.methods])
+    for axes, unit in zip(figure.subplots(1, 2), ("steps", "seconds"), strict=True):
+        for label, ratios in summary.ratios(unit).items():
+            finite = sorted(ratio for ratio in ratios if ratio < MAX_FACTOR)
+            factors = [1, *finite, MAX_FACTOR]
+            shares = [share_within(ratios, factor) for factor in factors]
+            axes.step(factors, shares, where="post", **styles[label])
+        axes.set(
+            title=f"{unit.capitalize()} to target",
+            xlabel="factor of the best time",
+            ylabel="share of tasks",
+            xlim=(1, MAX_FACTOR),
+            ylim=(-0.03, 1.03),
+        )
+        _tidy(axes)
+    _legend(figure, styles)
+    return figure
+
+
+def _figure(size):
+    # Without pyplot: no window system is looked for, and no global figure is kept.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
+
+
+def _line_with_band(
+    axes, records: Sequence[RunRecord], split: str, key: str, style: Style
+) -> list[float]:
+    """Draws a method; returns the means, for the limits of the axis."""
+    by_step: dict[int, list[float]] = {}
+    for record in records:
+        lines = getattr(record, split)
+        for step, value in zip(lines["step"], lines[key], strict=True):
+            if value is not None:
+                by_step.setdefault(step, []).append(value)
+        if record.diverged_at is not None and lines["step"] and lines[key][-1]:
+            axes.plot(lines["step"][-1], lines[key][-1], "x", color=style["color"])
+    steps = sorted(by_step)
+    means = [statistics.fmean(by_step[step]) for step in steps]
+    marker = "o" if len(steps) == 1 else None
+    axes.plot(steps, means, linewidth=1.4, marker=marker, **style)
+    if max(map(len, by_step.values()), default=0) > 1:
+        low, high = ([pick(by_step[s]) for s in steps] for pick in (min, max))
+        axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, lw=0)
+    return means
+
+
+def _limit(axes, values: Sequence[float], scale: str) -> None:
+    """Keeps one exploding method from flattening all others."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    values = [value for value in values if scale != "log" or value > 0]
+    if not values:
+        axes.set_yscale("linear")
+        return
+    low, high = np.min(values), np.max(values)
+    if scale == "log":
+        high = min(high, 1e3 * np.median(values))
+        low = max(low, 1e-6 * np.median(values))
+        axes.set_ylim(low / 1.3, high * 1.3)
+        if high / low < 300:  # few powers of ten: numbers between them, too
+            plain = FuncFormatter(lambda y, _: f"{y:g}")
+            axes.yaxis.set_major_formatter(plain)
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            axes.yaxis.set_minor_formatter(plain)
+    else:
+        margin = 0.05 * (high - low) or 0.01
+        axes.set_ylim(low - margin, high + margin)
+
+
+def _tidy(axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure, styles: Mapping[str, Style]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], label=label, **style) for label, style in styles.items()]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        frameon=False,
+        fontsize=9,
+    )
+
+
+def to_svg(figure: Any) -> str:
+    """A Matplotlib figure as an element of a page, without the headers of a file."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return "<svg " + text.getvalue().split("<svg ", 1)[1]

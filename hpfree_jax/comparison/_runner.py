@@ -1,0 +1,275 @@
+"""Trains one method on one task from several seeds: at once, or one after another."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from hpfree_jax.comparison._records import TEST, TRAIN, RunRecord
+from hpfree_jax.comparison._specs import MethodSpec, TaskSpec, run_config
+from hpfree_jax.data import Dataset, StreamingDataset
+from hpfree_jax.models import abstract_model
+from hpfree_jax.training import LOSSES, METHODS
+from hpfree_jax.training._held_out import evaluation_examples
+from hpfree_jax.training._loop import make_orders
+from hpfree_jax.training._run_directory import versions
+from hpfree_jax.training._state import Task, TrainState, start
+from hpfree_jax.training._steps import make_evaluate, make_train_steps
+
+# The largest parameter, in numbers, of what gains from vmap on a CPU.
+SMALL = 256 * 256
+
+
+class Stopped(Exception):
+    """The runs at hand were given up because the user asked for it."""
+
+
+class Rhythm(NamedTuple):
+    """How often a run is looked at, in steps."""
+
+    log_every: int  # a line of training metrics
+    evaluate_every: int  # a line of test metrics
+
+
+class Runner:
+    """The compiled functions of one method on one task, for all seeds.
+
+    Args:
+      task: the task.
+      method: the method; its grid is of no concern.
+      dataset: the task's data.
+      rhythm: how often metrics are kept.
+      stop: asked between two lines whether to give up.
+    """
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        method: MethodSpec,
+        dataset: Dataset,
+        rhythm: Rhythm,
+        stop: Callable[[], bool] = lambda: False,
+    ):
+        self._spec, self._method, self._dataset = task, method, dataset
+        self._rhythm, self._stop = rhythm, stop
+        self._loss = LOSSES[task.loss]
+        self._functions: dict[bool, Any] = {}  # by whether seeds are stacked
+
+    def start(self, seed: int) -> tuple[Task, TrainState]:
+        """The state before the first step: a function of task, init and seed."""
+        config = run_config(self._spec, self._method, seed)
+        return start(config, self._dataset, self._spec.steps)
+
+    def check(self) -> None:
+        """Raises UserError if method, model and data do not fit; computes nothing."""
+        jax.eval_shape(lambda: self.start(0)[1])
+
+    def gains_from_vmap(self) -> bool:
+        """Whether several seeds at once are faster than one after another.
+
+        So it is on an accelerator, and on a CPU for matrices that are small. There a
+        product in a batch of products is slower than a large one by itself; and of
+        convolutions with different weights, ``vmap`` makes grouped ones.
+        """
+        if METHODS[self._method.method].is_costly_in_vmap:
+            return False
+        if jax.default_backend() != "cpu":
+            return True
+        model = abstract_model(
+            self._spec.model,
+            self._dataset.input_shape,
+            self._dataset.num_classes,
+            self._spec.model_settings,
+        )
+        modules = (module for _, module in nnx.iter_modules(model))
+        sizes = (leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        return max(sizes, default=0) <= SMALL and not any(
+            isinstance(module, nnx.Conv) for module in modules
+        )
+
+    def run(self, seeds: Sequence[int], identities: Sequence[dict]) -> list[RunRecord]:
+        """Trains from all the seeds at once; one seed is trained without ``vmap``.
+
+        Args:
+          seeds: of the weights and of the order of the data.
+          identities: what goes into the records as ``run``.
+
+        Raises:
+          UserError: if the task or the method is impossible.
+          Stopped: if the user does not want to wait for the end.
+        """
+        tasks, states = zip(*map(self.start, seeds), strict=True)
+        num_params = sum(leaf.size for leaf in jax.tree.leaves(states[0].params))
+        lines = [_Lines() for _ in seeds]
+        seconds = self._train(tasks, states, lines)
+        return [
+            RunRecord(
+                run=identity,
+                diverged_at=line.diverged_at,
+                train=line.train,
+                test=line.test,
+                seconds_per_step=seconds / len(seeds),
+                seeds_at_once=len(seeds),
+                num_params=num_params,
+                machine=machine(),
+            )
+            for identity, line in zip(identities, lines, strict=True)
+        ]
+
+    def _train(
+        self, tasks: Sequence[Task], states: Sequence[TrainState], lines: "list[_Lines]"
+    ) -> float:
+        """Fills the lines; returns the median time of a step, without compilation."""
+        stacked = len(tasks) > 1
+        train_steps, evaluate = self._compiled(tasks[0], stacked)
+        examples = _examples(tasks)
+        orders = [make_orders(task) for task in tasks]
+        state, order_of = states[0], orders[0]
+        if stacked:
+            state = _stack(states)
+            order_of = lambda epoch: _stack([order(epoch) for order in orders])
+        order, held_out = order_of(0)
+        per_epoch = tasks[0].steps_per_epoch
+        calls = list(self._calls(per_epoch))
+        for num_steps in set(calls):  # compiled on a copy before the clock starts
+            copy = jax.tree.map(jnp.copy, state)
+            warm_up = train_steps(copy, examples, order, num_steps, held_out)
+            jax.block_until_ready(warm_up)
+        step, window, begin, seconds = 0, [], time.perf_counter(), []
+        for num_steps in calls:
+            if step and step % per_epoch == 0:
+                order, held_out = order_of(step // per_epoch)
+            state, metrics = train_steps(state, examples, order, num_steps, held_out)
+            window.append(metrics)
+            step += num_steps
+            if not self._ends_line(step, self._rhythm.log_every):
+                continue
+            values = np.concatenate(jax.device_get(window), axis=-2)
+            seconds.append((time.perf_counter() - begin) / values.shape[-2])
+            for line, own in zip(lines, values if stacked else [values], strict=True):
+                line.add_train(step, own)
+            if self._ends_line(step, self._rhythm.evaluate_every):
+                for index, line in enumerate(lines):
+                    if line.diverged_at is None:
+                        own = _take(state, index) if stacked else state
+                        line.add_test(step, *evaluate(own))
+            if all(line.diverged_at is not None for line in lines):
+                break
+            if self._stop():
+                raise Stopped
+            window, begin = [], time.perf_counter()
+        return statistics.median(seconds)
+
+    def _ends_line(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self._spec.steps
+
+    def _calls(self, per_epoch: int) -> Iterator[int]:
+        """How many steps each compiled call makes, none beyond a line or an epoch.
+
+        One on a CPU, where XLA runs convolutions in a loop slowly. Elsewhere powers of
+        two, so that few different numbers are compiled.
+        """
+        step, ends = 0, (*self._rhythm, per_epoch)
+        while step < self._spec.steps:
+            room = min(self._spec.steps - step, *(end - step % end for end in ends))
+            num_steps = 1 << (room.bit_length() - 1)
+            if jax.default_backend() == "cpu":
+                num_steps = 1
+            yield num_steps
+            step += num_steps
+
+    def _compiled(self, task: Task, stacked: bool):
+        if stacked not in self._functions:
+            train_steps = make_train_steps(task, self._loss)
+            if stacked:
+                train_steps = _over_seeds(train_steps, task.held_out is not None)
+            data = task.dataset
+            assert not isinstance(data, StreamingDataset)  # all are in memory
+            test = evaluation_examples(data)
+            self._functions[stacked] = (
+                train_steps,
+                make_evaluate(task, self._loss, test),
+            )
+        return self._functions[stacked]
+
+
+def _examples(tasks: Sequence[Task]) -> Any:
+    """The training data on the device; stacked where seeds hold out different parts."""
+    if tasks[0].held_out is None:
+        tasks = tasks[:1]
+    data = [
+        jax.device_put(task.dataset.train_arrays)
+        for task in tasks
+        if not isinstance(task.dataset, StreamingDataset)  # all are in memory
+    ]
+    return _stack(data) if len(tasks) > 1 else data[0]
+
+
+def _over_seeds(train_steps, own_examples: bool):
+    """Makes the steps of several states, each with its own order of the data."""
+    axes = (0, 0 if own_examples else None, 0, 0)
+
+    def steps(states, examples, orders, num_steps, held_out):
+        step = lambda state, examples, order, held_out: train_steps(
+            state, examples, order, num_steps, held_out
+        )
+        return jax.vmap(step, in_axes=axes)(states, examples, orders, held_out)
+
+    return jax.jit(steps, static_argnums=3, donate_argnums=0)
+
+
+def machine() -> dict[str, Any]:
+    """What a result can depend on besides the configuration."""
+    return {
+        "versions": versions(),
+        "platform": f"{platform.platform()}, {os.cpu_count()} cores",
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+class _Lines:
+    """The metrics of one seed, up to where it diverges."""
+
+    def __init__(self):
+        self.train: dict[str, list[float | None]] = {name: [] for name in TRAIN}
+        self.test: dict[str, list[float]] = {name: [] for name in TEST}
+        self.diverged_at: int | None = None
+
+    def add_train(self, step: int, values: np.ndarray) -> None:
+        """Adds a line from the metrics of the steps up to this one, a row each."""
+        if self.diverged_at is not None:
+            return
+        bad = ~np.isfinite(values[:, 0])
+        if bad.any():
+            self.diverged_at = step - len(values) + 1 + int(np.argmax(bad))
+            return
+        means = values.mean(0, np.float64).tolist()
+        finite = [mean if np.isfinite(mean) else None for mean in means]
+        self._append(self.train, step, *finite[: len(TRAIN) - 1])
+
+    def add_test(self, step: int, loss: float, accuracy: float) -> None:
+        """Adds a line of the test data."""
+        if not np.isfinite(loss):
+            self.diverged_at = step
+            return
+        self._append(self.test, step, loss, accuracy)
+
+    @staticmethod
+    def _append(lines, *values) -> None:
+        for column, value in zip(lines.values(), values, strict=True):
+            column.append(value)
+
+
+def _stack(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _take(tree, index: int):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
