@@ -31,6 +31,8 @@ def _dispatch(args: list[str]) -> int:
         "train": (_train, "train a network on real data"),
         "compare": (_compare, "compare training methods side by side"),
         "architecture": (_architecture, "print and draw the graph of a network"),
+        "models": (_models, "list the networks"),
+        "datasets": (_datasets, "list the datasets and where they are"),
     }
     if not args or args[0] in ("-h", "--help"):
         print("usage: hpfree COMMAND [options]\n\ncommands:")
@@ -62,6 +64,18 @@ def _architecture(args: list[str]) -> int:
     from hpfree_jax.training._architecture_command import run_architecture
 
     return run_architecture(args)
+
+
+def _models(args: list[str]) -> int:
+    from hpfree_jax.models import run_models
+
+    return run_models(args)
+
+
+def _datasets(args: list[str]) -> int:
+    from hpfree_jax.training._datasets_command import run_datasets
+
+    return run_datasets(args)
 
 
 def _fail(message: str) -> int:

@@ -14,10 +14,10 @@ from flax import nnx
 
 from hpfree_jax.comparison._records import TEST, TRAIN, RunRecord
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec, run_config
-from hpfree_jax.data import Dataset
+from hpfree_jax.data import Dataset, StreamingDataset
 from hpfree_jax.models import abstract_model
 from hpfree_jax.training import LOSSES, METHODS
-from hpfree_jax.training._held_out import Examples
+from hpfree_jax.training._held_out import evaluation_examples
 from hpfree_jax.training._loop import make_orders
 from hpfree_jax.training._run_directory import versions
 from hpfree_jax.training._state import Task, TrainState, start
@@ -191,7 +191,8 @@ class Runner:
             if stacked:
                 train_steps = _over_seeds(train_steps, task.held_out is not None)
             data = task.dataset
-            test = Examples(data.test_images, data.test_labels)
+            assert not isinstance(data, StreamingDataset)  # all are in memory
+            test = evaluation_examples(data)
             self._functions[stacked] = (
                 train_steps,
                 make_evaluate(task, self._loss, test),
@@ -199,13 +200,14 @@ class Runner:
         return self._functions[stacked]
 
 
-def _examples(tasks: Sequence[Task]) -> Examples:
+def _examples(tasks: Sequence[Task]) -> Any:
     """The training data on the device; stacked where seeds hold out different parts."""
     if tasks[0].held_out is None:
         tasks = tasks[:1]
     data = [
-        jax.device_put(Examples(task.dataset.train_images, task.dataset.train_labels))
+        jax.device_put(task.dataset.train_arrays)
         for task in tasks
+        if not isinstance(task.dataset, StreamingDataset)  # all are in memory
     ]
     return _stack(data) if len(tasks) > 1 else data[0]
 

@@ -4,13 +4,16 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from flax import nnx
-
-from hpfree_jax._user_input import UserError
+from hpfree_jax._user_input import UserError, look_up
 from hpfree_jax.data import DATASETS
-from hpfree_jax.models import build_model
+from hpfree_jax.models import MODELS, abstract_model
 from hpfree_jax.training._arguments import parse_arguments
-from hpfree_jax.training._model_config import ModelConfig, option, trace_model
+from hpfree_jax.training._model_config import (
+    ModelConfig,
+    check_kind,
+    option,
+    trace_model,
+)
 
 PROGRAM = "hpfree architecture"
 SUFFIXES = (".svg", ".png", ".pdf", ".dot")
@@ -23,6 +26,10 @@ class ArchitectureCommand(ModelConfig):
     Nothing is computed and no data is read: the data set only gives the input's shape.
     """
 
+    dataset: Annotated[
+        str | None,
+        option("Shape of the input; None: digits, of a gpt its own.", DATASETS),
+    ] = None
     plot: Annotated[
         Path | None, option("New file for a drawing of the graph.", SUFFIXES)
     ] = None
@@ -30,9 +37,24 @@ class ArchitectureCommand(ModelConfig):
         str | None, option("Only the layers whose path begins so, as blocks/0.")
     ] = None
 
+    @property
+    def input(self) -> tuple[tuple[int, ...], int]:
+        """The shape of an example, and the number of classes."""
+        row = MODELS[self.model]
+        if row.takes_tokens:
+            classes = DATASETS[self.dataset].num_classes if self.dataset else None
+            context = self.context or row.settings["context"]
+            return (context,), classes or row.num_classes
+        data = DATASETS[self.dataset or "digits"]
+        return data.input_shape, data.num_classes
+
     def check(self) -> None:
         """Raises UserError for what can be seen to be wrong at once."""
+        if self.dataset is not None:
+            look_up("dataset", self.dataset, DATASETS)
         super().check()
+        if self.dataset is not None:
+            check_kind(self.model, self.dataset)
         if self.plot is None:
             return
         if self.plot.suffix not in SUFFIXES:
@@ -55,17 +77,11 @@ def run_architecture(args: list[str]) -> int:
     """Prints and draws as the arguments say; returns the exit code."""
     config = parse_arguments(args, ArchitectureCommand(), PROGRAM)
     config.check()
-    data = DATASETS[config.dataset]
-    model = nnx.eval_shape(
-        lambda: build_model(
-            config.model,
-            data.input_shape,
-            data.num_classes,
-            config.model_settings,
-            rngs=nnx.Rngs(0),
-        )
+    input_shape, num_classes = config.input
+    model = abstract_model(
+        config.model, input_shape, num_classes, config.model_settings
     )
-    arch = trace_model(config.model, model, data.input_shape)
+    arch = trace_model(config.model, model, input_shape)
     if config.subgraph is not None:
         try:
             arch = arch.subgraph(config.subgraph)

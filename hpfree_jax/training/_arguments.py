@@ -14,7 +14,9 @@ T = TypeVar("T")
 # tyro wants a value for an option that can also be None.
 _FLAGS = {
     flag: f"--{name}={value}"
-    for name in ("bias", "affine", "pre-activation")
+    for name in (
+        *("bias", "affine", "pre-activation", "final-norm", "tied", "remat", "scan"),
+    )
     for flag, value in ((f"--{name}", True), (f"--no-{name}", False))
 }
 

@@ -2,8 +2,10 @@
 
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hpfree_jax._user_input import UserError
@@ -11,13 +13,22 @@ from hpfree_jax.training._state import TrainState
 from hpfree_jax.training._steps import METRICS
 
 
+class Restored(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: TrainState
+    pending: np.ndarray  # (steps, metrics), of the steps since the last line
+    data_state: dict[str, Any] | None  # the place in a stream of data
+
+
 class Checkpoints:
     """The folder ``checkpoints`` of a run: the states after its latest steps.
 
     A state is stored as a flat dictionary from names, such as
     ``params.layers.0.kernel``, to arrays, so that it can be compared with what a model
-    expects before anything is read. Beside it lie the metrics of the steps that no
-    line of the metrics file covers yet.
+    expects before anything is read; random keys as the numbers they consist of. Beside
+    it lie the metrics of the steps that no line of the metrics file covers yet, and the
+    place in a stream of data.
 
     Args:
       folder: where the checkpoints are; made when the first is saved.
@@ -54,7 +65,13 @@ class Checkpoints:
         """Where the checkpoint of a step is."""
         return self.folder / str(step)
 
-    def save(self, step: int, state: TrainState, pending: np.ndarray) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        pending: np.ndarray,
+        data_state: dict[str, Any] | None = None,
+    ) -> None:
         """Stores the state after ``step`` updates, and returns when it is on disk."""
         if step == self.latest():
             return
@@ -63,13 +80,15 @@ class Checkpoints:
             step,
             args=args.Composite(
                 state=args.StandardSave(_named(state)),
-                pending=args.JsonSave({"metrics": pending.tolist()}),
+                pending=args.JsonSave(
+                    {"metrics": pending.tolist(), "data": data_state}
+                ),
             ),
         )
 
     def restore(
         self, step: int, like: TrainState, num_metrics: int = len(METRICS)
-    ) -> tuple[TrainState, np.ndarray]:
+    ) -> Restored:
         """Reads a checkpoint.
 
         Args:
@@ -99,9 +118,7 @@ class Checkpoints:
                 f"to {action}"
             ) from error
 
-    def _restore(
-        self, step: int, like: TrainState, num_metrics: int
-    ) -> tuple[TrainState, np.ndarray]:
+    def _restore(self, step: int, like: TrainState, num_metrics: int) -> Restored:
         args = self._ocp.args
         expected = _named(like)
         found = self._manager.item_metadata(step)["state"]
@@ -116,12 +133,16 @@ class Checkpoints:
                 state=args.StandardRestore(shapes), pending=args.JsonRestore()
             ),
         )
-        leaves = [restored["state"][name] for name in expected]
+        leaves = [
+            _as_key(restored["state"][name], leaf)
+            for name, leaf in zip(expected, jax.tree.leaves(like), strict=True)
+        ]
         state = jax.tree.unflatten(jax.tree.structure(like), leaves)
         pending = np.array(restored["pending"]["metrics"], np.float32)
         if int(state.step) != step:
             raise ValueError(f"it holds the state after step {int(state.step)}")
-        return state, pending.reshape(-1, num_metrics)
+        data_state = restored["pending"].get("data")
+        return Restored(state, pending.reshape(-1, num_metrics), data_state)
 
 
 def _without_late_reads(hook):
@@ -141,7 +162,21 @@ def _without_late_reads(hook):
 def _named(state: TrainState) -> dict[str, jax.Array]:
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
-    return {name(path): leaf for path, leaf in leaves}
+    return {name(path): _as_numbers(leaf) for path, leaf in leaves}
+
+
+def _is_key(leaf: jax.Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _as_numbers(leaf: jax.Array) -> jax.Array:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _as_key(numbers: jax.Array, like: jax.Array) -> jax.Array:
+    if not _is_key(like):
+        return numbers
+    return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(like))
 
 
 def _check_fits(expected, found, path: Path) -> None:

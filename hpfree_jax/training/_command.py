@@ -67,8 +67,14 @@ def _config(command: TrainCommand) -> TrainConfig:
 def _print_result(result: TrainResult) -> None:
     if result.test_accuracy is not None:
         print(f"test accuracy: {result.test_accuracy:.2%}")
+    if result.test_perplexity is not None:
+        print(f"test perplexity: {result.test_perplexity:.3f}")
     if result.images_per_second is not None:
         print(f"images per second: {result.images_per_second:,.0f}")
+    if result.tokens_per_second is not None:
+        print(f"tokens per second: {result.tokens_per_second:,.0f}")
+    if result.sample is not None:
+        print(f"sample, also in {result.directory / 'sample.txt'}:\n{result.sample}")
     print(f"curves: {result.directory / 'curves.png'}")
     if result.interrupted:
         print(f"stopped at step {result.step}, and saved; to continue:")

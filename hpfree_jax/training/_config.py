@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from hpfree_jax._user_input import UserError, look_up
+from hpfree_jax.data import DATASETS
 from hpfree_jax.training._hypergradient_methods import RULES
 from hpfree_jax.training._losses import LOSSES
-from hpfree_jax.training._model_config import ModelConfig, check_positive, option
+from hpfree_jax.training._model_config import (
+    ModelConfig,
+    check_kind,
+    check_positive,
+    dataset_kind,
+    option,
+)
 from hpfree_jax.training._optimizers import (
     INNERS,
     METHODS,
@@ -28,7 +35,7 @@ METHOD_SETTINGS = (
 # What a resumed run may change: none of it changes the steps already made.
 RESUMABLE = (
     *("epochs", "data_dir", "log_every", "evaluate_every", "checkpoint_every"),
-    "steps_per_call",
+    *("steps_per_call", "test_examples", "sample_tokens"),
 )
 
 
@@ -39,10 +46,22 @@ class TrainConfig(ModelConfig):
     None stands for a default that depends on other settings, or for not given.
     """
 
+    dataset: Annotated[
+        str, option("Data; also a folder with train.bin and val.bin.", DATASETS)
+    ] = "digits"
+    augment: Annotated[
+        bool, option("Draw images anew: shifted, mirrored, as the data's sources do.")
+    ] = False
+
     method: Annotated[str, option("Training method.", METHODS)] = "agd"
-    loss: Annotated[str, option("Loss.", LOSSES)] = "square"
+    loss: Annotated[
+        str | None, option("Loss; None: square, of a text cross_entropy.", LOSSES)
+    ] = None
     epochs: Annotated[int, option("Passes over the training data.")] = 30
     batch_size: Annotated[int, option("Examples in a step.")] = 64
+    accumulate: Annotated[
+        int, option("Parts of a batch that are in memory one after another.")
+    ] = 1
     seed: Annotated[int, option("Seed of the weights and of the order of data.")] = 0
 
     init: Annotated[
@@ -123,6 +142,13 @@ class TrainConfig(ModelConfig):
         int | None,
         option("Steps in one compiled call; None: 1 on a CPU, else `log_every`."),
     ] = None
+    test_examples: Annotated[
+        int | None,
+        option("Test examples in an evaluation; None: all, of a text at most 2048."),
+    ] = None
+    sample_tokens: Annotated[
+        int, option("Tokens of text to draw at the end, into sample.txt.")
+    ] = 0
 
     def __post_init__(self) -> None:
         for name in ("data_dir", "output_dir"):
@@ -133,6 +159,16 @@ class TrainConfig(ModelConfig):
     def method_settings(self) -> dict[str, Any]:
         """The settings of methods; None where not given."""
         return {name: getattr(self, name) for name in METHOD_SETTINGS}
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the data are tokens."""
+        return dataset_kind(self.dataset) == "tokens"
+
+    @property
+    def chosen_loss(self) -> str:
+        """The loss, the data's own where none is given."""
+        return self.loss or ("cross_entropy" if self.is_text else "square")
 
     @property
     def chosen_init(self) -> str:
@@ -148,16 +184,19 @@ class TrainConfig(ModelConfig):
 
     def check(self) -> None:
         """Raises UserError for what can be seen to be wrong without any data."""
+        dataset_kind(self.dataset)
         super().check()
+        check_kind(self.model, self.dataset)
         settings = method_settings(self.method, self.method_settings)
-        look_up("loss", self.loss, LOSSES)
+        look_up("loss", self.chosen_loss, LOSSES)
         if self.init is not None:
             look_up("init", self.init, dict.fromkeys(INITS))
         check_positive(
             self,
             *("epochs", "batch_size", "log_every", "evaluate_every"),
-            *("checkpoint_every", "steps_per_call"),
+            *("checkpoint_every", "steps_per_call", "accumulate", "test_examples"),
         )
+        self._check_data_settings()
         if self.scale_learning_rate and "learning_rate" not in settings:
             raise UserError(
                 f"`scale_learning_rate` does not apply to method {self.method}, "
@@ -169,6 +208,33 @@ class TrainConfig(ModelConfig):
             )
         if not 0 <= self.seed < 2**32:
             raise UserError(f"`seed` must lie in [0, 2**32), got {self.seed}")
+
+    def _check_data_settings(self) -> None:
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"`batch_size` {self.batch_size} cannot be divided into `accumulate` "
+                f"{self.accumulate} equal parts; make it a multiple"
+            )
+        entry = DATASETS.get(self.dataset)
+        if self.augment and (entry is None or not any(entry.augmentation)):
+            raise UserError(
+                f"`augment` does not apply to dataset {self.dataset}, which its "
+                "sources use as it is; leave it out"
+            )
+        if self.is_text and self.chosen_loss == "square":
+            raise UserError(
+                f"`loss` square does not apply to dataset {self.dataset}: perplexity "
+                "is that of a probability; take cross_entropy, or leave it out"
+            )
+        if self.sample_tokens < 0:
+            raise UserError(
+                f"`sample_tokens` must be at least 0, got {self.sample_tokens}"
+            )
+        if self.sample_tokens and not self.is_text:
+            raise UserError(
+                f"`sample_tokens` {self.sample_tokens} does not apply to dataset "
+                f"{self.dataset}, which holds images; leave it out"
+            )
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:

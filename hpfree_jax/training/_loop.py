@@ -1,25 +1,31 @@
 """The training loop: steps, metrics, evaluations, checkpoints, interruptions."""
 
+import contextlib
 import math
+import sys
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from hpfree_jax.data import StreamingDataset
 from hpfree_jax.training._checkpoints import Checkpoints
 from hpfree_jax.training._config import TrainConfig
-from hpfree_jax.training._held_out import Examples
+from hpfree_jax.training._feeds import ResidentFeed, StreamFeed
+from hpfree_jax.training._held_out import Examples, evaluation_examples, is_resident
 from hpfree_jax.training._interrupt import Interrupt
 from hpfree_jax.training._losses import LOSSES
 from hpfree_jax.training._metrics import MetricsFile
 from hpfree_jax.training._progress import Progress
 from hpfree_jax.training._state import Task, TrainState
 from hpfree_jax.training._steps import (
+    Loss,
     all_finite,
+    evaluation_batch_size,
     make_epoch_order,
     make_evaluate,
-    make_train_steps,
+    make_stream_evaluate,
     make_validation_order,
     metric_names,
 )
@@ -43,7 +49,7 @@ class LoopResult(NamedTuple):
     state: TrainState
     step: int
     interrupted: bool
-    images_per_second: float | None  # None if no step was made
+    per_second: float | None  # images, or tokens; None if no step was made
 
 
 def run_loop(
@@ -53,6 +59,7 @@ def run_loop(
     pending: np.ndarray,
     metrics_file: MetricsFile,
     checkpoints: Checkpoints,
+    data_state: dict[str, Any] | None = None,
 ) -> LoopResult:
     """Trains from a state to the end of the last epoch.
 
@@ -66,44 +73,40 @@ def run_loop(
       pending: metrics, ``(steps, metrics)``, of the steps since the last window's end.
       metrics_file: where the metrics go.
       checkpoints: where the states go.
+      data_state: of a stream, where it continues; None: at its first batch.
 
     Raises:
       NonFiniteLoss: at the first such step; the windows before it are written.
     """
     steps_per_epoch = task.steps_per_epoch
     total_steps = config.epochs * steps_per_epoch
-    on_cpu = jax.default_backend() == "cpu"
-    steps_per_call = config.steps_per_call or (1 if on_cpu else config.log_every)
-    loss = LOSSES[config.loss]
-    train_steps = make_train_steps(task, loss)
-    data = task.dataset
-    splits = {"test": Examples(data.test_images, data.test_labels)}
-    if task.held_out is not None:
-        splits["validation"] = task.held_out
-    evaluate = {
-        name: make_evaluate(task, loss, split) for name, split in splits.items()
-    }
-    names = metric_names(task)
-    examples = Examples(*jax.device_put((data.train_images, data.train_labels)))
-    orders = make_orders(task)
-
+    loss = LOSSES[config.chosen_loss]
+    evaluate = _make_evaluations(config, task, loss)
+    names, speed = metric_names(task), speed_name(task)
     step = int(state.step)
     window: list[np.ndarray | jax.Array] = [pending] if len(pending) else []
-    order, held_out = orders(step // steps_per_epoch)
-    # Compiled on a copy before the clock starts.
-    num_steps = min(steps_per_call, config.log_every, steps_per_epoch)
-    copy = jax.tree.map(lambda x: x.copy(), state)
-    warm_up = train_steps(copy, examples, order, num_steps, held_out)
-    jax.block_until_ready(warm_up[1])
-    clock = _Clock(config.batch_size)
-    with Interrupt() as interrupt, Progress(total_steps, step) as progress:
+    if is_resident(task.dataset):
+        feed = ResidentFeed(task, loss, make_orders(task))
+        on_cpu = jax.default_backend() == "cpu"
+        steps_per_call = config.steps_per_call or (1 if on_cpu else config.log_every)
+    else:
+        feed = StreamFeed(task, loss, config.seed, data_state)
+        steps_per_call = 1
+    with (
+        contextlib.closing(feed),
+        Interrupt() as interrupt,
+        Progress(total_steps, step) as progress,
+    ):
+        # Compiled on a copy before the clock starts.
+        num_steps = min(steps_per_call, config.log_every, steps_per_epoch)
+        feed.compile(jax.tree.map(lambda x: x.copy(), state), step, num_steps)
+        clock = _Clock(config.batch_size * _units(task))
+        stalled = feed.stall_seconds
         while step < total_steps:
             epoch, position = divmod(step, steps_per_epoch)
             to_window_end = config.log_every - position % config.log_every
             num_steps = min(steps_per_call, to_window_end, steps_per_epoch - position)
-            if position == 0:
-                order, held_out = orders(epoch)
-            state, metrics = train_steps(state, examples, order, num_steps, held_out)
+            state, metrics = feed.train(state, step, num_steps)
             window.append(metrics)
             step, position = step + num_steps, position + num_steps
             clock.count(num_steps)
@@ -120,27 +123,62 @@ def run_loop(
                     step=step,
                     epoch=step / steps_per_epoch,
                     **{k: mean for k, mean in found.items() if math.isfinite(mean)},
-                    images_per_second=rate,
+                    **{speed: rate},
+                    **_stall(feed, stalled),
                 )
+                stalled = feed.stall_seconds
                 clock.start()
             if at_epoch_end:
                 epoch += 1
                 is_last = epoch == config.epochs
                 if is_last or epoch % config.evaluate_every == 0:
-                    found = _evaluate(evaluate, state, step)
+                    found = _evaluate(evaluate, state, step, task.is_text)
                     metrics_file.append(step=step, **found)
                     text = f"epoch {epoch}/{config.epochs}"
                     text += f"  test loss {found['test_loss']:.4f}"
                     for name in evaluate:
                         text += f"  {name} accuracy {found[f'{name}_accuracy']:.2%}"
+                    if "test_perplexity" in found:
+                        text += f"  test perplexity {found['test_perplexity']:.3f}"
                     progress.report(text)
                 if is_last or epoch % config.checkpoint_every == 0:
-                    _save(checkpoints, step, state, window)
+                    _save(checkpoints, step, state, window, feed)
                 clock.start()
             if interrupt.requested:
-                _save(checkpoints, step, state, window)
+                _save(checkpoints, step, state, window, feed)
                 break
-    return LoopResult(state, step, step < total_steps, clock.images_per_second)
+    return LoopResult(state, step, step < total_steps, clock.per_second)
+
+
+def speed_name(task: Task) -> str:
+    """What the speed of a run is called in its metrics."""
+    return "tokens_per_second" if task.is_text else "images_per_second"
+
+
+def _units(task: Task) -> int:
+    """Images, or tokens, in an example."""
+    return task.dataset.input_shape[0] if task.is_text else 1
+
+
+def _stall(feed: ResidentFeed | StreamFeed, before: float | None) -> dict[str, float]:
+    """Since then, the seconds that steps waited for a stream of data."""
+    if feed.stall_seconds is None or before is None:
+        return {}
+    return {"stall_seconds": feed.stall_seconds - before}
+
+
+def _make_evaluations(config: TrainConfig, task: Task, loss: Loss):
+    """Returns, by split, functions from a state to loss and accuracy."""
+    data, size = task.dataset, evaluation_batch_size(task)
+    evaluate = {}
+    if isinstance(data, StreamingDataset):
+        evaluate["test"] = make_stream_evaluate(task, loss, size, config.test_examples)
+    else:
+        examples = evaluation_examples(data, config.test_examples)
+        evaluate["test"] = make_evaluate(task, loss, examples, size)
+    if task.held_out is not None:
+        evaluate["validation"] = make_evaluate(task, loss, task.held_out, size)
+    return evaluate
 
 
 def make_orders(task: Task):
@@ -157,22 +195,29 @@ def make_orders(task: Task):
     return lambda epoch: (order(epoch), (examples, validation_order(epoch)))
 
 
-def _evaluate(evaluate, state: TrainState, step: int) -> dict[str, float]:
-    """Returns loss and accuracy on each split."""
+def _evaluate(
+    evaluate, state: TrainState, step: int, is_text: bool
+) -> dict[str, float]:
+    """Returns loss and accuracy on each split, and the perplexity of a text.
+
+    A perplexity beyond the range of numbers is left out.
+    """
     found = {}
     for name, evaluate_split in evaluate.items():
         value, accuracy = evaluate_split(state)
         if not np.isfinite(value):
             raise NonFiniteLoss(step, f"non-finite {name} loss ({value})")
         found |= {f"{name}_loss": value, f"{name}_accuracy": accuracy}
+        if is_text and value < math.log(sys.float_info.max):
+            found[f"{name}_perplexity"] = math.exp(value)
     return found
 
 
 class _Clock:
     """Measures training without evaluations, checkpoints and compilation."""
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
+    def __init__(self, per_step: int):
+        self._per_step = per_step
         self._steps = self._total_steps = 0
         self._total_seconds = 0.0
         self.start()
@@ -187,13 +232,13 @@ class _Clock:
         seconds = time.perf_counter() - self._begin
         self._total_steps += self._steps
         self._total_seconds += seconds
-        return self._steps * self._batch_size / seconds
+        return self._steps * self._per_step / seconds
 
     @property
-    def images_per_second(self) -> float | None:
+    def per_second(self) -> float | None:
         if not self._total_steps:
             return None
-        return self._total_steps * self._batch_size / self._total_seconds
+        return self._total_steps * self._per_step / self._total_seconds
 
 
 def _fetch(window, last_step: int) -> np.ndarray:
@@ -208,9 +253,9 @@ def _fetch(window, last_step: int) -> np.ndarray:
     return values
 
 
-def _save(checkpoints: Checkpoints, step: int, state: TrainState, window) -> None:
+def _save(checkpoints, step: int, state: TrainState, window, feed) -> None:
     pending = _fetch(window, step)
     # Not the optimizer's state, which may start at infinity (a smallest loss, say).
     if not all_finite((state.params, state.model_state)):
         raise NonFiniteLoss(step, "non-finite parameters after the update")
-    checkpoints.save(step, state, pending)
+    checkpoints.save(step, state, pending, feed.get_state())

@@ -1,4 +1,4 @@
-"""Losses of a classifier, one number per example."""
+"""Losses of a classifier, one number per example, or per token of a text."""
 
 from collections.abc import Callable
 
@@ -27,8 +27,8 @@ def square_loss(
 
 
 def cross_entropy_loss(
-    outputs: Float[Array, "batch classes"], labels: Int[Array, " batch"]
-) -> Float[Array, " batch"]:
+    outputs: Float[Array, "*batch classes"], labels: Int[Array, " *batch"]
+) -> Float[Array, " *batch"]:
     """Cross-entropy in nats of the softmax of the outputs.
 
     >>> print(jnp.exp(cross_entropy_loss(jnp.zeros((1, 4)), jnp.array([2]))))
@@ -39,8 +39,8 @@ def cross_entropy_loss(
 
 
 def is_correct(
-    outputs: Float[Array, "batch classes"], labels: Int[Array, " batch"]
-) -> Float[Array, " batch"]:
+    outputs: Float[Array, "*batch classes"], labels: Int[Array, " *batch"]
+) -> Float[Array, " *batch"]:
     """1 where the largest output is the label's, else 0; its mean is the accuracy."""
     return (jnp.argmax(outputs, axis=-1) == labels).astype(jnp.float32)
 

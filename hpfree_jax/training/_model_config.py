@@ -1,6 +1,8 @@
-"""The options that choose data and model, shared by the commands."""
+"""The options that choose a model, shared by the commands, and what data fits it."""
 
 import dataclasses
+import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -9,13 +11,14 @@ import tyro
 from flax import nnx
 
 import hpfree_jax as hp
-from hpfree_jax._user_input import UserError, look_up
+from hpfree_jax._user_input import UserError, choose_settings, look_up
 from hpfree_jax.data import DATASETS
 from hpfree_jax.models import MODELS
 
 MODEL_SETTINGS = (
     *("depth", "width", "bias", "dag", "pre_activation", "channels", "kernel_size"),
-    *("cell", "cells", "affine"),
+    *("cell", "cells", "affine", "growth", "heads", "context", "dropout"),
+    *("drop_path", "final_norm", "tied", "remat", "scan"),
 )
 
 
@@ -27,13 +30,16 @@ def option(help: str, names: Any = ()) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Data and model. None stands for not given."""
+    """A model. None stands for not given."""
 
-    dataset: Annotated[str, option("Data, or its shape.", DATASETS)] = "digits"
     model: Annotated[str, option("Network.", MODELS)] = "fcn"
 
-    depth: Annotated[int | None, option("fcn: number of weight matrices.")] = None
-    width: Annotated[int | None, option("fcn, dag_mlp: units of a layer.")] = None
+    depth: Annotated[
+        int | None, option("Weight matrices of fcn, layers, blocks of a gpt.")
+    ] = None
+    width: Annotated[
+        int | None, option("Units of a layer; wide_resnet: widening factor.")
+    ] = None
     bias: Annotated[bool | None, option("Biases; None: as the model has it.")] = None
     dag: Annotated[
         str | None, option("dag_mlp, dag_cnn: edges into node 1, 2, ..., as 2_12_022.")
@@ -42,16 +48,35 @@ class ModelConfig:
         bool | None, option("dag_mlp, dag_cnn: nodes sum what precedes activations.")
     ] = None
     channels: Annotated[
-        int | None, option("dag_cnn, tiny_network: channels of the (first) layers.")
+        int | None, option("Convolutional networks: channels of the first layers.")
     ] = None
     kernel_size: Annotated[int | None, option("dag_cnn: size of the kernels.")] = None
     cell: Annotated[
         str | None, option("tiny_network: cell of NAS-Bench-201, as 3_34_131.")
     ] = None
     cells: Annotated[int | None, option("tiny_network: cells in a stage.")] = None
-    affine: Annotated[
-        bool | None, option("tiny_network: scales and shifts in normalisation.")
+    affine: Annotated[bool | None, option("Scales and shifts in normalisation.")] = None
+    growth: Annotated[int | None, option("densenet_bc: channels of a layer.")] = None
+    heads: Annotated[int | None, option("gpt: heads of the attention.")] = None
+    context: Annotated[int | None, option("gpt: tokens in an example.")] = None
+    dropout: Annotated[
+        float | None, option("Share of numbers set to zero in training.")
     ] = None
+    drop_path: Annotated[
+        float | None, option("efficientnet_b0: share of branches left out.")
+    ] = None
+    final_norm: Annotated[
+        bool | None, option("preact_resnet: normalisation after the last block.")
+    ] = None
+    tied: Annotated[bool | None, option("gpt: the readout is the table of tokens.")] = (
+        None
+    )
+    remat: Annotated[
+        bool | None, option("Compute blocks again backwards, to save memory.")
+    ] = None
+    scan: Annotated[bool | None, option("gpt: blocks as one loop, compiled once.")] = (
+        None
+    )
 
     @property
     def model_settings(self) -> dict[str, Any]:
@@ -60,9 +85,13 @@ class ModelConfig:
 
     def check(self) -> None:
         """Raises UserError for what can be seen to be wrong without any data."""
-        look_up("dataset", self.dataset, DATASETS)
-        look_up("model", self.model, MODELS)
-        check_positive(self, "depth", "width", "channels", "kernel_size", "cells")
+        model = look_up("model", self.model, MODELS)
+        check_positive(
+            self,
+            *("depth", "width", "channels", "kernel_size", "cells", "growth"),
+            *("heads", "context"),
+        )
+        choose_settings(f"model {self.model}", self.model_settings, model.settings)
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -73,14 +102,45 @@ def check_positive(config: Any, *names: str) -> None:
             raise UserError(f"`{name}` must be at least 1, got {value}")
 
 
+def dataset_kind(name: str) -> str:
+    """Returns what a dataset is: images, a stream of them, or tokens.
+
+    Whatever is no name of the table but a folder is taken for one of token files.
+
+    Raises:
+      UserError: if there is no such dataset or folder.
+    """
+    if name not in DATASETS and Path(name).is_dir():
+        return "tokens"
+    if name not in DATASETS and os.sep in name:
+        raise UserError(
+            f"`dataset` {name} is no folder; give one that holds train.bin and "
+            f"val.bin, or one of {', '.join(DATASETS)}"
+        )
+    return look_up("dataset", name, DATASETS).kind
+
+
+def check_kind(model: str, dataset: str) -> None:
+    """Raises UserError if a model of images is given a text, or the reverse."""
+    is_text = dataset_kind(dataset) == "tokens"
+    if is_text != MODELS[model].takes_tokens:
+        holds, takes = ("a text", "images") if is_text else ("images", "tokens")
+        fitting = [n for n, row in MODELS.items() if row.takes_tokens == is_text]
+        raise UserError(
+            f"dataset {dataset} does not fit model {model}: it is {holds}, and the "
+            f"model takes {takes}; models for it are {', '.join(fitting)}"
+        )
+
+
 def trace_model(
     name: str, model: nnx.Module, input_shape: tuple[int, ...]
 ) -> hp.Architecture:
     """Traces a model in evaluation mode and leaves it so; nothing is computed."""
     model.eval()
+    dtype = jnp.int32 if MODELS[name].takes_tokens else jnp.float32
     try:
         return hp.trace_architecture(
-            model, jax.ShapeDtypeStruct((2, *input_shape), jnp.float32)
+            model, jax.ShapeDtypeStruct((2, *input_shape), dtype)
         )
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"model {name} cannot be traced: {error}") from error

@@ -49,6 +49,11 @@ class RunDirectory:
         return self.path / "curves.png"
 
     @property
+    def sample(self) -> Path:
+        """The text drawn from a language model."""
+        return self.path / "sample.txt"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
@@ -179,7 +184,8 @@ def _check_types(config: TrainConfig) -> None:
 def default_directory(config: TrainConfig) -> Path:
     """``runs/<dataset>-<model>-<method>-<time>``, a directory that does not exist."""
     time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = f"{config.dataset}-{config.model}-{config.method}-{time}"
+    data = Path(config.dataset).name  # of a folder, its last part
+    name = f"{data}-{config.model}-{config.method}-{time}"
     path, number = Path("runs") / name, 1
     while path.exists():
         number += 1

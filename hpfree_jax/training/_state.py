@@ -12,10 +12,16 @@ from jaxtyping import Array, Int, PyTree
 
 import hpfree_jax as hp
 from hpfree_jax._user_input import UserError
-from hpfree_jax.data import Dataset
-from hpfree_jax.models import build_model
+from hpfree_jax.data import TokenDataset
+from hpfree_jax.models import MODELS, abstract_model, build_model
 from hpfree_jax.training._config import TrainConfig
-from hpfree_jax.training._held_out import VALIDATION_ORDER, Examples, hold_out
+from hpfree_jax.training._held_out import (
+    AUGMENTATION,
+    VALIDATION_ORDER,
+    AnyDataset,
+    Examples,
+    hold_out,
+)
 from hpfree_jax.training._method import Method
 from hpfree_jax.training._model_config import trace_model
 from hpfree_jax.training._optimizers import METHODS, build_optimizer, method_settings
@@ -37,11 +43,13 @@ class Task(NamedTuple):
     eval_graph: nnx.GraphDef  # the same with dropout off and statistics fixed
     method: Method
     optimizer: optax.GradientTransformationExtraArgs
-    dataset: Dataset  # without what is held out
+    dataset: AnyDataset  # without what is held out
     held_out: Examples | None  # of the training data, for validation
     batch_size: int
     order_key: Array  # from it and the epoch comes the order of the data
     validation_key: Array  # the same for the data held out
+    augmentation_key: Array | None = None  # with the step; None: no augmentation
+    accumulate: int = 1  # parts of a batch that are in memory one after another
 
     @property
     def extra_args(self) -> tuple[str, ...]:
@@ -56,11 +64,16 @@ class Task(NamedTuple):
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in the training data; what is left over waits an epoch."""
-        return len(self.dataset.train_labels) // self.batch_size
+        return self.dataset.num_train // self.batch_size
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the model is one of language."""
+        return isinstance(self.dataset, TokenDataset)
 
 
 def start(
-    config: TrainConfig, dataset: Dataset, total_steps: int | None = None
+    config: TrainConfig, dataset: AnyDataset, total_steps: int | None = None
 ) -> tuple[Task, TrainState]:
     """Builds model and optimizer, and the state before the first step.
 
@@ -75,16 +88,11 @@ def start(
     method = METHODS[config.method]
     key = jax.random.key(config.seed)
     params_key, order_key = jax.random.split(key)
+    augmentation_key = jax.random.fold_in(key, AUGMENTATION)
     dataset, held_out = hold_out(dataset, config.held_out, config.seed)
     _check_batch_size(config, dataset, held_out)
-    num_examples = len(dataset.train_labels)
-    model = build_model(
-        config.model,
-        dataset.input_shape,
-        dataset.num_classes,
-        config.model_settings,
-        rngs=nnx.Rngs(params_key),
-    )
+    num_examples = dataset.num_train
+    model = _build_model(config, dataset, nnx.Rngs(params_key))
     layout, factor = None, 1.0
     if (
         method.uses_layout
@@ -137,13 +145,31 @@ def start(
         config.batch_size,
         order_key,
         jax.random.fold_in(key, VALIDATION_ORDER),
+        augmentation_key if config.augment else None,
+        config.accumulate,
     )
     state = TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state)
     return task, state
 
 
-def _check_batch_size(config, dataset: Dataset, held_out: Examples | None) -> None:
-    size, num_examples = config.batch_size, len(dataset.train_labels)
+def _build_model(config: TrainConfig, dataset: AnyDataset, rngs: nnx.Rngs):
+    """Builds the model for the data; if it cannot, says whether the data is why."""
+    shape, classes = dataset.input_shape, dataset.num_classes
+    settings = config.model_settings
+    try:
+        return build_model(config.model, shape, classes, settings, rngs=rngs)
+    except UserError as error:
+        if MODELS[config.model].takes_tokens:  # a text has the model's context
+            raise
+        abstract_model(config.model, settings=settings)  # raises if the data is not why
+        raise UserError(
+            f"dataset {dataset.name}, with examples of shape {shape}, does not fit "
+            f"{error}"
+        ) from error
+
+
+def _check_batch_size(config, dataset: AnyDataset, held_out: Examples | None) -> None:
+    size, num_examples = config.batch_size, dataset.num_train
     num_held_out = 0 if held_out is None else len(held_out.labels)
     if size > num_examples:
         rest = f" ({num_held_out} others are held out)" if held_out else ""

@@ -15,13 +15,17 @@ import jax
 import numpy as np
 
 from hpfree_jax._user_input import UserError
-from hpfree_jax.data import Dataset, load_dataset
-from hpfree_jax.training._checkpoints import Checkpoints
+from hpfree_jax.data import StreamingDataset, load_dataset, load_tokens, open_stream
+from hpfree_jax.models import MODELS
+from hpfree_jax.training._checkpoints import Checkpoints, Restored
 from hpfree_jax.training._config import TrainConfig, check_resumable
 from hpfree_jax.training._curves import plot_curves
+from hpfree_jax.training._held_out import AnyDataset
 from hpfree_jax.training._interrupt import Interrupt
-from hpfree_jax.training._loop import NonFiniteLoss, run_loop
+from hpfree_jax.training._loop import NonFiniteLoss, run_loop, speed_name
+from hpfree_jax.training._model_config import dataset_kind
 from hpfree_jax.training._run_directory import RunDirectory, default_directory
+from hpfree_jax.training._sample import draw_text
 from hpfree_jax.training._state import Task, TrainState, start
 from hpfree_jax.training._steps import metric_names
 
@@ -41,6 +45,9 @@ class TrainResult:
     seconds: float  # of this session, everything included
     validation_accuracy: float | None = None  # the same, if a split is held out
     validation_loss: float | None = None
+    test_perplexity: float | None = None  # of a text
+    tokens_per_second: float | None = None  # of a text, in place of images
+    sample: str | None = None  # text that was drawn at the end
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -55,14 +62,15 @@ def train(config: TrainConfig) -> TrainResult:
     config.check()
     directory = RunDirectory(config.output_dir or default_directory(config))
     directory.check_is_new()
-    dataset = load_dataset(config.dataset, config.data_dir)
+    dataset = _load(config)
     task, state = _start(config, dataset)
     with directory.lock(), _resumable(directory):
         directory.check_is_new()  # again: another process may have been first
         directory.write_config(config, first_step=0)
         directory.metrics.path.touch()
         with Checkpoints(directory.checkpoints) as checkpoints:
-            return _run(config, directory, checkpoints, task, state, _NO_METRICS, begin)
+            first = Restored(state, _NO_METRICS, None)
+            return _run(config, directory, checkpoints, task, first, begin)
 
 
 def resume(
@@ -84,20 +92,19 @@ def resume(
     run = RunDirectory(Path(directory))
     stored = run.read_config()
     config = dataclasses.replace(stored, **(changes or {}))
-    config.check()
     check_resumable(stored, config)
+    config.check()
     with run.lock(), _resumable(run):
         return _continue(run, stored, config, begin)
 
 
 def _continue(run: RunDirectory, stored, config: TrainConfig, begin) -> TrainResult:
-    dataset = load_dataset(config.dataset, config.data_dir)
-    task, state = _start(config, dataset)
+    task, state = _start(config, _load(config))
     with Checkpoints(run.checkpoints) as checkpoints:
-        step, pending = checkpoints.latest() or 0, _NO_METRICS
+        step, restored = checkpoints.latest() or 0, Restored(state, _NO_METRICS, None)
         if step:
             num_metrics = len(metric_names(task))
-            state, pending = checkpoints.restore(step, state, num_metrics)
+            restored = checkpoints.restore(step, state, num_metrics)
         total = config.epochs * task.steps_per_epoch
         if step >= total:
             more = 2 * stored.epochs
@@ -111,7 +118,18 @@ def _continue(run: RunDirectory, stored, config: TrainConfig, begin) -> TrainRes
         run.metrics.drop_after(step)
         run.write_config(config, first_step=step)
         print(f"resuming {run.path} at step {step} of {total}", flush=True)
-        return _run(config, run, checkpoints, task, state, pending, begin)
+        return _run(config, run, checkpoints, task, restored, begin)
+
+
+def _load(config: TrainConfig) -> AnyDataset:
+    """Opens the data, in the way that suits its kind."""
+    kind = dataset_kind(config.dataset)
+    if kind == "tokens":
+        context = config.context or MODELS[config.model].settings["context"]
+        return load_tokens(config.dataset, config.data_dir, context=context)
+    if kind == "stream":
+        return open_stream(config.dataset, config.data_dir)
+    return load_dataset(config.dataset, config.data_dir)
 
 
 class DivergedError(UserError):
@@ -156,7 +174,7 @@ def _enough_memory(config: TrainConfig) -> Iterator[None]:
         raise _too_large(config, error) from error
 
 
-def _start(config: TrainConfig, dataset: Dataset) -> tuple[Task, TrainState]:
+def _start(config: TrainConfig, dataset: AnyDataset) -> tuple[Task, TrainState]:
     """Begins like :func:`start`, but only what fits into the machine's memory.
 
     Asked first by the shapes alone: of some sizes XLA does not raise, it aborts.
@@ -200,18 +218,32 @@ def resume_command(directory: Path) -> str:
 _NO_METRICS = np.zeros((0, 0), np.float32)
 
 
-def _run(config, directory, checkpoints, task, state, pending, begin) -> TrainResult:
+def _run(
+    config: TrainConfig,
+    directory: RunDirectory,
+    checkpoints: Checkpoints,
+    task: Task,
+    restored: Restored,
+    begin: float,
+) -> TrainResult:
+    state, pending, data_state = restored
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     summary: dict[str, Any] = {"num_params": num_params}
     if task.held_out:
-        held_out, rest = len(task.held_out.labels), len(task.dataset.train_labels)
+        held_out, rest = len(task.held_out.labels), task.dataset.num_train
         print(
             f"held out: {held_out} of {held_out + rest} training examples", flush=True
         )
     try:
         with _enough_memory(config):
             result = run_loop(
-                config, task, state, pending, directory.metrics, checkpoints
+                config,
+                task,
+                state,
+                pending,
+                directory.metrics,
+                checkpoints,
+                data_state,
             )
     except NonFiniteLoss as error:
         summary |= {"status": "diverged", "step": error.step}
@@ -230,11 +262,16 @@ def _run(config, directory, checkpoints, task, state, pending, begin) -> TrainRe
         "status": "interrupted" if result.interrupted else "finished",
         "step": result.step,
         "epochs": result.step / task.steps_per_epoch,
-        "images_per_second": result.images_per_second,
+        speed_name(task): result.per_second,
     }
+    _report_damage(task.dataset)
     with Interrupt() as interrupt:  # a picture takes a second: finish it
         opt_state = result.state.opt_state
         _write_results(config, task, directory, summary, begin, opt_state)
+        sample = None
+        if config.sample_tokens and not result.interrupted:
+            sample = draw_text(task, result.state, config.sample_tokens, config.seed)
+            directory.sample.write_text(sample, encoding="utf-8")
     return TrainResult(
         directory.path,
         result.state,
@@ -243,11 +280,22 @@ def _run(config, directory, checkpoints, task, state, pending, begin) -> TrainRe
         result.interrupted or interrupt.requested,
         summary["test_accuracy"],
         summary["test_loss"],
-        result.images_per_second,
+        summary.get("images_per_second"),
         summary["seconds"],
         summary.get("validation_accuracy"),
         summary.get("validation_loss"),
+        summary.get("test_perplexity"),
+        summary.get("tokens_per_second"),
+        sample,
     )
+
+
+def _report_damage(dataset: AnyDataset) -> None:
+    """Says which examples of a stream could not be read."""
+    if isinstance(dataset, StreamingDataset):
+        for records in (dataset.train, dataset.test):
+            if note := records.report():
+                print(f"note: {note}", flush=True)
 
 
 def _write_results(
@@ -256,7 +304,8 @@ def _write_results(
     """Adds the latest metrics to the summary; writes it and the picture."""
     lines = directory.metrics.read()
     splits = ["test", "validation"] if task.held_out else ["test"]
-    evaluated = [f"{split}_{key}" for split in splits for key in ("loss", "accuracy")]
+    measured = ["loss", "accuracy", *(["perplexity"] if task.is_text else [])]
+    evaluated = [f"{split}_{key}" for split in splits for key in measured]
     for key in ("loss", "accuracy", *evaluated):
         values = [line[key] for line in lines if key in line]
         summary[key] = values[-1] if values else None

@@ -1,12 +1,18 @@
 """Small runs on the digits, whose TFDS directory all test processes share."""
 
+import contextlib
 import json
+import signal
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from hpfree_jax.data import load_dataset
 from hpfree_jax.training import TrainConfig
+from hpfree_jax.training._metrics import MetricsFile
 
 TFDS = Path(__file__).parents[2] / ".cache" / "tfds"
 # 1,438 examples in batches of 256 are 5 steps an epoch.
@@ -35,6 +41,39 @@ def config(tmp_path):
     return make
 
 
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """Within it, sends SIGINT when the line of metrics of a step is written."""
+
+    @contextlib.contextmanager
+    def at(step, times=1):
+        append = MetricsFile.append
+
+        def append_and_interrupt(self, **values):
+            append(self, **values)
+            if values["step"] == step and "loss" in values:
+                for _ in range(times):
+                    signal.raise_signal(signal.SIGINT)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MetricsFile, "append", append_and_interrupt)
+            yield
+
+    return at
+
+
+def same(a, b):
+    """Whether two runs ended in the same state, bit for bit, random keys included."""
+
+    def numbers(result):
+        for leaf in jax.tree.leaves(result.state):
+            is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            yield jax.random.key_data(leaf) if is_key else leaf
+
+    pairs = zip(numbers(a), numbers(b), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
+
+
 def read_metrics(directory):
     """The lines of a run, strictly parsed and without the speed, which varies."""
 
@@ -44,6 +83,10 @@ def read_metrics(directory):
     text = (directory / "metrics.jsonl").read_text()
     lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
     return [
-        {key: value for key, value in line.items() if key != "images_per_second"}
+        {
+            key: value
+            for key, value in line.items()
+            if not key.endswith(("_per_second", "stall_seconds"))
+        }
         for line in lines
     ]

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -19,3 +21,26 @@ def test_train_digits_learns(tfds_directory):
     *_, last = result.stdout.splitlines()
     accuracy = re.fullmatch(r"epoch 10 .* test accuracy ([\d.]+)%", last)
     assert float(accuracy[1]) > 95
+
+
+@pytest.mark.slow
+def test_train_gpt_learns_and_writes(tmp_path):
+    data = ROOT.parent / "shared" / "tfds"
+    if not (data / "tiny_shakespeare").is_dir():
+        pytest.skip(f"tiny_shakespeare is not in {data}")
+    result = subprocess.run(
+        [
+            *(sys.executable, ROOT / "examples" / "train_gpt.py", "--width=8"),
+            *("--data-dir", data, "--output-dir", tmp_path / "run"),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=300,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    perplexity = re.search(r"^test perplexity: ([\d.]+)$", result.stdout, re.MULTILINE)
+    assert float(perplexity[1]) < 40  # of 65 characters
+    sample = (tmp_path / "run" / "sample.txt").read_text()
+    assert len(sample) == 200
+    assert sample.strip() in result.stdout

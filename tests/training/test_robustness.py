@@ -269,7 +269,7 @@ def test_ctrl_c_while_drawing_lets_the_picture_be_finished(
 
 def final_params(directory, config, digits, step):
     with Checkpoints(directory / "checkpoints") as checkpoints:
-        state, _ = checkpoints.restore(step, start(config(), digits)[1])
+        state, *_ = checkpoints.restore(step, start(config(), digits)[1])
     return jax.tree.leaves(state.params)
 
 

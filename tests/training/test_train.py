@@ -1,4 +1,3 @@
-import contextlib
 import json
 import math
 import signal
@@ -11,37 +10,10 @@ from hpfree_jax.data import load_dataset
 from hpfree_jax.training import DivergedError, resume, square_loss, train
 from hpfree_jax.training._checkpoints import Checkpoints
 from hpfree_jax.training._held_out import Examples
-from hpfree_jax.training._metrics import MetricsFile
 from hpfree_jax.training._progress import Progress
 from hpfree_jax.training._state import start
 from hpfree_jax.training._steps import make_epoch_order, make_train_steps
-from tests.training.conftest import read_metrics
-
-
-def same(a, b):
-    leaves = zip(jax.tree.leaves(a.state), jax.tree.leaves(b.state), strict=True)
-    return all(np.array_equal(x, y) for x, y in leaves)
-
-
-@pytest.fixture
-def interrupt_at(monkeypatch):
-    """Within it, sends SIGINT when the line of metrics of a step is written."""
-
-    @contextlib.contextmanager
-    def at(step, times=1):
-        append = MetricsFile.append
-
-        def append_and_interrupt(self, **values):
-            append(self, **values)
-            if values["step"] == step and "loss" in values:
-                for _ in range(times):
-                    signal.raise_signal(signal.SIGINT)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(MetricsFile, "append", append_and_interrupt)
-            yield
-
-    return at
+from tests.training.conftest import read_metrics, same
 
 
 def test_a_run_leaves_its_files(config):
@@ -242,6 +214,6 @@ def test_a_non_finite_loss_stops_at_its_step(diverging):
     assert f"{directory / 'checkpoints' / str(max(good))};" in str(error.value)
     assert max(good) < step
     with Checkpoints(directory / "checkpoints") as checkpoints:
-        restored, _ = checkpoints.restore(max(good), start(diverging, dataset)[1])
+        restored, *_ = checkpoints.restore(max(good), start(diverging, dataset)[1])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored.params))
     assert all(line["step"] < step for line in read_metrics(directory))

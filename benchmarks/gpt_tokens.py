@@ -1,0 +1,223 @@
+"""Tokens per second of a training step of the character GPT, beside PyTorch.
+
+    python benchmarks/gpt_tokens.py --torch-python ../venv-torch/bin/python
+
+Both train nanoGPT's character-level model (6 blocks, 384 wide, 6 heads, context 256,
+without biases, tied) in float32 with AdamW on random tokens, each in a process of its
+own on the same two cores. They take turns of a step; while one works the other waits.
+Ours is the compiled step of the trainer. PyTorch's is written for this comparison with
+its fused attention and optimizer; --compile also compiles its model.
+
+The floor is the time of the matrix products alone, at the speed at which this machine
+multiplies matrices of the largest layer's size: a turn of these is measured in JAX in
+each round, too. Dropout is off, unless --dropout says otherwise.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+
+VOCABULARY, DEPTH, WIDTH, HEADS, CONTEXT = 65, 6, 384, 6, 256
+RATE, DECAY = 1e-3, 0.1
+
+
+def matmul_flops(batch):
+    """Operations of a step's matrix products: two passes back for each one forward.
+
+    The attention of PyTorch and JAX computes the half above the diagonal, too, on a
+    CPU. A look-up in the table of tokens is no product.
+    """
+    dense = DEPTH * 12 * WIDTH**2 + VOCABULARY * WIDTH  # numbers in the kernels
+    attention = DEPTH * 2 * CONTEXT * WIDTH  # products for a token
+    return 3 * 2 * batch * CONTEXT * (dense + attention)
+
+
+def make_jax_runs(batch, dropout):
+    """The trainer's step, and a product of matrices, in JAX."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from hpfree_jax.data import TokenDataset
+    from hpfree_jax.training import TrainConfig, cross_entropy_loss
+    from hpfree_jax.training._state import start
+    from hpfree_jax.training._steps import make_epoch_order, make_train_steps
+
+    tokens = np.random.default_rng(0).integers(VOCABULARY, size=100_000)
+    tokens = tokens.astype(np.uint8)
+    dataset = TokenDataset("random", tokens, tokens, VOCABULARY, CONTEXT)
+    config = TrainConfig(
+        dataset="tiny_shakespeare",
+        model="gpt_char",
+        dropout=dropout,
+        method="adamw",
+        learning_rate=RATE,
+        weight_decay=DECAY,
+        batch_size=batch,
+    )
+    task, state = start(config, dataset)
+    train_steps = make_train_steps(task, cross_entropy_loss)
+    examples, order = jax.device_put(dataset.train_arrays), make_epoch_order(task)(0)
+    carry = [state]
+
+    def step():
+        carry[0], metrics = train_steps(carry[0], examples, order, 1)
+        metrics.block_until_ready()
+
+    left = jnp.ones((batch * CONTEXT, WIDTH))
+    right = jnp.ones((WIDTH, 4 * WIDTH))
+    multiply = jax.jit(jnp.matmul)
+    return {"step": step, "matmul": lambda: multiply(left, right).block_until_ready()}
+
+
+def make_torch_runs(batch, dropout, compiled):
+    """The same model's step in PyTorch."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch import nn  # pyright: ignore[reportMissingImports]
+    from torch.nn import functional  # pyright: ignore[reportMissingImports]
+
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            dense = lambda i, o: nn.Linear(i, o, bias=False)
+            self.norms = nn.ModuleList(
+                nn.LayerNorm(WIDTH, bias=False) for _ in range(2)
+            )
+            self.qkv, self.out = dense(WIDTH, 3 * WIDTH), dense(WIDTH, WIDTH)
+            self.up, self.down = dense(WIDTH, 4 * WIDTH), dense(4 * WIDTH, WIDTH)
+            self.dropout = nn.Dropout(dropout)
+
+        def forward(self, x):
+            parts = self.qkv(self.norms[0](x)).split(WIDTH, dim=-1)
+            split = lambda part: part.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            y = functional.scaled_dot_product_attention(
+                *map(split, parts), is_causal=True
+            )
+            x = x + self.dropout(self.out(y.transpose(1, 2).flatten(2)))
+            y = functional.gelu(self.up(self.norms[1](x)), approximate="tanh")
+            return x + self.dropout(self.down(y))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens = nn.Embedding(VOCABULARY, WIDTH)
+            self.positions = nn.Embedding(CONTEXT, WIDTH)
+            self.blocks = nn.Sequential(*(Block() for _ in range(DEPTH)))
+            self.norm = nn.LayerNorm(WIDTH, bias=False)
+            self.dropout = nn.Dropout(dropout)
+            for parameter in self.parameters():
+                if parameter.ndim == 2:
+                    nn.init.normal_(parameter, std=0.02)
+
+        def forward(self, tokens, targets):
+            x = self.tokens(tokens) + self.positions.weight
+            x = self.norm(self.blocks(self.dropout(x)))
+            logits = x @ self.tokens.weight.T
+            return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    module = Model()
+    model = torch.compile(module) if compiled else module
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=RATE, weight_decay=DECAY, fused=True
+    )
+    text = torch.randint(VOCABULARY, (100_000,))
+
+    def step():
+        starts = torch.randint(len(text) - CONTEXT, (batch, 1))
+        window = text[starts + torch.arange(CONTEXT + 1)]
+        optimizer.zero_grad(set_to_none=True)
+        loss = model(window[:, :-1], window[:, 1:])
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return {"step": step}
+
+
+def serve(runs):
+    """Answers each line with a name on standard input with the seconds of a run."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        runs[line.strip()]()
+        print(time.perf_counter() - start, flush=True)
+
+
+def begin(python, side, args):
+    """Starts one side in a process of its own, and waits until it is ready."""
+    import subprocess
+
+    command = [python, __file__, "--serve", side, f"--batch={args.batch}"]
+    command += [f"--dropout={args.dropout}"] + ["--compile"] * args.compile
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    if process.stdout.readline().strip() != "ready":
+        raise SystemExit(f"{side} did not start with {python}: see its error above")
+    return process
+
+
+def take_turn(process, name):
+    """Returns the seconds of one run."""
+    process.stdin.write(name + "\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def main():
+    """Runs the benchmark and prints its table."""
+    parser = argparse.ArgumentParser(description="Tokens per second of a GPT")
+    parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--compile", action="store_true", help="PyTorch's model")
+    parser.add_argument("--serve", choices=["jax", "torch"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve == "jax":
+        return serve(make_jax_runs(args.batch, args.dropout))
+    if args.serve == "torch":
+        return serve(make_torch_runs(args.batch, args.dropout, args.compile))
+    if hasattr(os, "sched_setaffinity"):  # inherited by both
+        os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:2]))
+    ours = begin(sys.executable, "jax", args)
+    theirs = begin(args.torch_python, "torch", args)
+    turns = {"JAX": (ours, "step"), "PyTorch": (theirs, "step")}
+    turns["product"] = (ours, "matmul")
+    seconds = {name: [] for name in turns}
+    for round_ in range(args.rounds + 2):  # the first two compile and warm up
+        for name, turn in turns.items():
+            taken = take_turn(*turn)
+            if round_ > 1:
+                seconds[name].append(taken)
+    for process in (ours, theirs):
+        assert process.stdin
+        process.stdin.close()
+        process.wait()
+    tokens = args.batch * CONTEXT
+    flops = 2 * tokens * WIDTH * 4 * WIDTH / min(seconds["product"])
+    floor = matmul_flops(args.batch) / flops
+    print(
+        f"batch {args.batch}, dropout {args.dropout:g}; a product runs at "
+        f"{flops / 1e9:.0f} GFLOP/s, so the products of a step take {floor:.3f} s"
+    )
+    print(f"{'':<10}{'tokens/s':>10}{'fastest':>10}{'products, share':>17}")
+    for name in ("JAX", "PyTorch"):
+        median, fastest = statistics.median(seconds[name]), min(seconds[name])
+        print(
+            f"{name:<10}{tokens / median:>10,.0f}{tokens / fastest:>10,.0f}"
+            f"{floor / fastest:>17.0%}"
+        )
+    pairs = zip(seconds["PyTorch"], seconds["JAX"], strict=True)
+    ratio = statistics.median(theirs / ours for theirs, ours in pairs)
+    print(f"JAX / PyTorch: {ratio:.2f}, median over rounds. Mark: 1.0.")
+
+
+if __name__ == "__main__":
+    main()

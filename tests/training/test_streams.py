@@ -1,0 +1,72 @@
+"""Images that are read while the model trains: the digits, opened as a stream."""
+
+import numpy as np
+import pytest
+
+from hpfree_jax.data import DATASETS, Augmentation, open_stream
+from hpfree_jax.data._records import Records
+from hpfree_jax.training import resume, square_loss, train
+from hpfree_jax.training._checkpoints import Checkpoints
+from hpfree_jax.training._held_out import Examples
+from hpfree_jax.training._state import start
+from hpfree_jax.training._steps import make_evaluate, make_stream_evaluate
+from tests.training.conftest import read_metrics, same
+
+AUGMENTATION = Augmentation(padding=1, flip=True)
+
+
+@pytest.fixture(autouse=True)
+def streamed(monkeypatch):
+    entry = DATASETS["digits"]._replace(augmentation=AUGMENTATION)
+    monkeypatch.setitem(DATASETS, "shifted", entry)
+    monkeypatch.setitem(DATASETS, "streamed", entry._replace(kind="stream"))
+
+
+def test_a_stopped_run_continues_with_the_next_example(config, interrupt_at):
+    settings = {"dataset": "streamed", "augment": True}
+    whole = train(config("whole", **settings))
+    with interrupt_at(7):  # in the second epoch
+        part = train(config("part", **settings))
+    assert (part.step, part.interrupted) == (7, True)
+    with Checkpoints(part.directory / "checkpoints") as checkpoints:
+        like = start(config(**settings), part.task.dataset)[1]
+        data_state = checkpoints.restore(7, like).data_state
+    assert data_state["next_batch"] == 7
+    rest = resume(part.directory)
+    assert same(rest, whole)
+    assert read_metrics(rest.directory) == read_metrics(whole.directory)
+    text = (whole.directory / "metrics.jsonl").read_text()
+    assert text.count('"stall_seconds"') == text.count('"loss"') == 6
+
+
+def test_an_evaluation_sees_every_example_once(config, digits):
+    task, state = start(config(dataset="streamed"), open_stream("streamed"))
+    images, labels = digits.test_images, digits.test_labels
+    for limit, count in ((None, 359), (101, 200)):  # in whole batches of 100
+        expected = make_evaluate(
+            task, square_loss, Examples(images[:count], labels[:count])
+        )
+        found = make_stream_evaluate(task, square_loss, 100, limit)
+        np.testing.assert_allclose(found(state), expected(state), rtol=1e-5)
+
+
+def test_nothing_is_held_out_of_a_stream(config):
+    with pytest.raises(ValueError, match=r"dataset streamed is read while .* take 0"):
+        train(config(dataset="streamed", method="marthe"))
+    assert not config().output_dir.exists()
+
+
+def test_augmentation_is_a_function_of_seed_and_step(config):
+    runs = [
+        train(config(str(i), dataset="shifted", epochs=1, augment=augment))
+        for i, augment in enumerate((True, True, False))
+    ]
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+def test_what_cannot_be_read_is_printed_at_the_end(config, capsys, monkeypatch):
+    note = "3 of 9 examples cannot be read"
+    monkeypatch.setattr(Records, "report", lambda records: note)
+    train(config(dataset="streamed", epochs=1, depth=1, width=None))
+    assert capsys.readouterr().out.count(f"note: {note}") == 2
