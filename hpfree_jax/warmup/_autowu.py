@@ -79,9 +79,11 @@ def scale_by_autowu(
       confidence: in (0, 1).
       patience: tests in a row.
       fit_steps: of Adam, at the rate 0.01.
-      fit_points: the largest number of losses that the fit uses.
+      fit_points: the largest number of losses that the fit uses; if there are more,
+        it and each prediction draw one from each of as many equal parts.
       predict_points: of the grid.
-      test_every: calls between tests; None: ``steps_per_epoch``.
+      test_every: calls between tests; None: ``steps_per_epoch``, which is too seldom
+        in a training of few epochs: take a hundredth of ``total_steps`` then.
       seed: of the draws of losses, the same on all replicas.
       flip_sign: multiplies by minus the rate, as ``optax.scale_by_learning_rate``.
 
