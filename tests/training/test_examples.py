@@ -30,7 +30,7 @@ def test_train_gpt_learns_and_writes(tmp_path):
         pytest.skip(f"tiny_shakespeare is not in {data}")
     result = subprocess.run(
         [
-            *(sys.executable, ROOT / "examples" / "train_gpt.py", "--width=8"),
+            *(sys.executable, ROOT / "examples" / "train_gpt.py"),
             *("--data-dir", data, "--output-dir", tmp_path / "run"),
         ],
         capture_output=True,
@@ -40,7 +40,8 @@ def test_train_gpt_learns_and_writes(tmp_path):
     )
     assert (result.returncode, result.stderr) == (0, "")
     perplexity = re.search(r"^test perplexity: ([\d.]+)$", result.stdout, re.MULTILINE)
-    assert float(perplexity[1]) < 40  # of 65 characters
+    # The frequencies of the 65 characters alone give 27.4.
+    assert float(perplexity[1]) < 25
     sample = (tmp_path / "run" / "sample.txt").read_text()
     assert len(sample) == 200
     assert sample.strip() in result.stdout
