@@ -185,6 +185,7 @@ def test_a_model_that_does_not_suit_the_data_is_named(config):
     assert not list((config().output_dir).glob("runs/**/*.json"))
 
 
+@pytest.mark.slow
 def test_tasks_may_differ_in_length_and_loss(config):
     settings = {"depth": 2, "width": 8}
     tasks = [

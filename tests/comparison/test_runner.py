@@ -52,6 +52,7 @@ def test_seeds_at_once_are_the_same_runs_as_one_after_another(adam):
     assert first.train["loss"] != second.train["loss"]
 
 
+@pytest.mark.slow
 def test_seeds_that_hold_out_different_data_go_at_once_too(runner):
     hd = runner("hd", dataclasses.replace(TASK, batch_size=128), held_out=0.1)
     _, at_once = run(hd, 3, 4)

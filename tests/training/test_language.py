@@ -104,6 +104,7 @@ def test_methods_learn(make, changes):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_a_sample_is_drawn_from_the_seed_in_characters(make, monkeypatch):
     text = character_dataset("abc", TEXT, TEXT[:50], context=8)
     monkeypatch.setattr(train_module, "load_tokens", lambda *args, context: text)

@@ -166,6 +166,7 @@ def test_the_trainer_leaves_a_rate_out_that_there_is_not(config):
     assert sum("loss" in line for line in lines) == 3
 
 
+@pytest.mark.slow
 def test_a_run_of_a_peer_can_be_resumed(config):
     whole = train(config("whole", method="dog"))
     train(config("parts", method="dog", epochs=1))
