@@ -49,9 +49,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         include_low=True,
     )
     decay_factor = arguments["decay_factor"]
-    _check_share("decay_factor", decay_factor)
-    if _is_number(decay_factor) and decay_factor == 0:
-        raise ValueError("`decay_factor` must lie in (0, 1], got 0.")
+    if _is_number(decay_factor) and not 0 < float(decay_factor) <= 1:
+        raise ValueError(f"`decay_factor` must lie in (0, 1], got {decay_factor}.")
     if arguments["decay_stat"] not in (None, "loss"):
         raise ValueError(
             "`decay_stat` must be None (the rate is multiplied by `decay_factor` every "
@@ -129,9 +128,8 @@ def _check_count(name, value, smallest):
 
 
 def _check_share(name, value):
-    if _is_number(value) and value == 1:
-        return
-    check_in_interval(name, value, 0, 1, include_low=True)
+    if _is_number(value) and not 0 <= float(value) <= 1:
+        raise ValueError(f"`{name}` must lie in [0, 1], got {value}.")
 
 
 def _check_at_most(name, value, other_name, other):
