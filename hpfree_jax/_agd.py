@@ -20,6 +20,7 @@ from hpfree_jax._base import (
 )
 from hpfree_jax._infer_layout import infer_layout
 from hpfree_jax._layout import Layout, Matrix, Vector, check_layout
+from hpfree_jax._orthogonalize import spectral_directions
 from hpfree_jax._paths import map_with_name, named_leaves
 
 
@@ -66,11 +67,17 @@ def scale_by_agd(
         is the derived value, larger is faster and less safe.
       layout: what each leaf is; None infers it at trace time from names and shapes
         by :func:`hpfree_jax.infer_layout`, which raises where they do not say.
-      norm: ``"frobenius"``, the norm of the paper.
+      norm: of the weights. ``"frobenius"``, that of the paper; or ``"spectral"``: the
+        matrices' :math:`g_k / \|g_k\|_F` is replaced by the nearest semi-orthogonal
+        matrix, :math:`U V^\top` of :math:`g_k = U \Sigma V^\top`, whose singular
+        values are all 1, with the kernel positions folded into the fan-in. All else
+        is as above, :math:`G` and the vectors included.
       momentum: :math:`\mu` in [0, 1). Above 0, :math:`s_k\, g_k / \|g_k\|_F` is
         replaced by its bias-corrected moving average, so that the update never
-        exceeds the length that AGD derived. 0 keeps no memory (under
-        ``optax.inject_hyperparams`` only with ``static_args=("momentum",)``).
+        exceeds the length that AGD derived; under the spectral norm, each gradient
+        by its moving average before it is orthogonalised, but for :math:`G`. 0 keeps
+        no memory (under ``optax.inject_hyperparams`` only with
+        ``static_args=("momentum",)``).
 
     Returns:
       A transformation for the head of a chain. Updates have the sign of the gradient
@@ -102,7 +109,7 @@ def scale_by_agd(
     """
     check_in_interval("gain", gain, 0, float("inf"))
     check_in_interval("momentum", momentum, 0, 1, include_low=True)
-    check_choice("norm", norm, ("frobenius",))
+    check_choice("norm", norm, ("frobenius", "spectral"))
     if not isinstance(layout, Layout | None):
         raise TypeError(f"`layout` must be a Layout or None, got {layout!r}.")
     # An array may be a tracer under inject_hyperparams: only a Python 0 turns the
@@ -149,28 +156,31 @@ def scale_by_agd(
         ]
         finite = jnp.isfinite(total([summary, *vector_sums]))
 
-        new_state = AGDState(
-            count=jnp.asarray(optax.safe_increment(state.count)),
-            learning_rate=learning_rate,
-            gradient_summary=summary,
-            momentum=None,
-        )
+        count = jnp.asarray(optax.safe_increment(state.count))
+        averages = None
         if has_momentum:
             decay = jnp.asarray(momentum, summary.dtype)
+            averaged = grads if norm == "spectral" else directions
 
             def average(name, old):
-                if name not in directions:
+                if name not in averaged:
                     return old
-                return decay * old + (1 - decay) * directions[name]
+                return decay * old + (1 - decay) * averaged[name].astype(old.dtype)
 
             averages = map_with_name(average, state.momentum)
-            new_state = new_state._replace(momentum=averages)
-            correction = 1 - decay**new_state.count
-            directions = {
-                leaf.name: leaf.value / correction
+            averaged = {
+                leaf.name: leaf.value / (1 - decay**count)
                 for leaf in named_leaves(averages)
-                if leaf.name in directions
+                if leaf.name in averaged
             }
+            if norm == "spectral":
+                directions, _ = _normalise(averaged, rules)
+                grads = averaged
+            else:
+                directions = averaged
+        if norm == "spectral":
+            directions |= spectral_directions(_matrices(grads, rules), rules)
+        new_state = AGDState(count, learning_rate, summary, averages)
 
         step = jnp.asarray(gain, summary.dtype) * learning_rate / max(depth, 1)
 
