@@ -13,10 +13,14 @@ from hpfree_jax._base import (
     check_choice,
     check_in_interval,
     is_inexact,
+    keep_if,
+    negate,
     replicated,
     scalar_like,
+    stay_put,
     total,
     transformation,
+    zero_momentum,
 )
 from hpfree_jax._infer_layout import infer_layout
 from hpfree_jax._layout import Layout, Matrix, Vector, check_layout
@@ -129,7 +133,7 @@ def scale_by_agd(
             count=scalar_like(params, 0, jnp.int32),
             learning_rate=scalar_like(params, 0.0, dtype),
             gradient_summary=scalar_like(params, 0.0, dtype),
-            momentum=jax.tree.map(_zero_momentum, params) if has_momentum else None,
+            momentum=jax.tree.map(zero_momentum, params) if has_momentum else None,
         )
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -187,16 +191,11 @@ def scale_by_agd(
         def new_update(name, grad):
             dtype = like.get(name, grad).dtype
             if name not in directions:
-                return _stay_put(grad, dtype)
+                return stay_put(grad, dtype)
             return jnp.where(finite, step * directions[name], 0).astype(dtype)
 
-        def keep_if_finite(new, old):
-            return new if new is old else jnp.where(finite, new, old)
-
-        return (
-            map_with_name(new_update, updates),
-            jax.tree.map(keep_if_finite, new_state, state),
-        )
+        updates = map_with_name(new_update, updates)
+        return updates, keep_if(finite, new_state, state)
 
     return transformation(init_fn, update_fn)
 
@@ -227,7 +226,7 @@ def agd(
 
     def update_fn(updates, state, params=None, **extra_args):
         updates, state = direction.update(updates, state, params, **extra_args)
-        return jax.tree.map(_negate, updates), state
+        return jax.tree.map(negate, updates), state
 
     return transformation(direction.init, update_fn)
 
@@ -294,23 +293,3 @@ def _sqrt(squares):
 def _ratio(scale, norms):
     """Scale / norms, and 0 where the norm is 0."""
     return jnp.where(norms > 0, scale / jnp.where(norms > 0, norms, 1), 0)
-
-
-def _zero_momentum(leaf):
-    if is_inexact(leaf):
-        return jnp.zeros_like(
-            leaf, dtype=jnp.promote_types(leaf.dtype, accumulator_dtype())
-        )
-    return _stay_put(leaf, leaf.dtype)  # never used; keeps the tree like params
-
-
-def _stay_put(leaf, dtype):
-    if leaf.dtype == jax.dtypes.float0:
-        return leaf if dtype == leaf.dtype else jnp.zeros(leaf.shape, dtype)
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-        return leaf  # a PRNG key has no zero
-    return jnp.zeros_like(leaf, dtype=dtype)
-
-
-def _negate(update):
-    return -update if is_inexact(update) else update

@@ -103,3 +103,32 @@ def replicated(array: Array) -> Array:
 def is_inexact(leaf: Any) -> bool:
     """Whether a leaf holds real or complex floating-point numbers."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def zero_momentum(leaf: Any) -> Any:
+    """What a moving average of a leaf's gradients starts from, in float32 at least."""
+    if is_inexact(leaf):
+        return jnp.zeros_like(
+            leaf, dtype=jnp.promote_types(leaf.dtype, accumulator_dtype())
+        )
+    return stay_put(leaf, leaf.dtype)  # never used; keeps the tree like params
+
+
+def stay_put(leaf: Any, dtype: DTypeLike) -> Any:
+    """An update that moves nothing, also for leaves that have no zero."""
+    if leaf.dtype == jax.dtypes.float0:
+        return leaf if dtype == leaf.dtype else jnp.zeros(leaf.shape, dtype)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return leaf  # a PRNG key has no zero
+    return jnp.zeros_like(leaf, dtype=dtype)
+
+
+def keep_if(finite: Array, new: PyTree, old: PyTree) -> PyTree:
+    """The new state if all was finite, else the old one."""
+    keep = lambda new, old: new if new is old else jnp.where(finite, new, old)
+    return jax.tree.map(keep, new, old)
+
+
+def negate(update: Any) -> Any:
+    """An update in the other direction; leaves that do not move stay as they are."""
+    return -update if is_inexact(update) else update
