@@ -23,7 +23,7 @@ from hpfree_jax.data import DATASETS
 from hpfree_jax.models import MODELS
 from hpfree_jax.training import LOSSES
 from hpfree_jax.training._config import INITS
-from hpfree_jax.training._model_config import check_positive, option
+from hpfree_jax.training._model_config import check_kind, check_positive, option
 
 PARALLEL = ("auto", "always", "never")
 
@@ -136,8 +136,8 @@ class CompareConfig:
         for dataset, text in itertools.product(
             dict.fromkeys(self.datasets), dict.fromkeys(self.models)
         ):
-            look_up("dataset", dataset, DATASETS)
             model, settings = parse_model(text)
+            check_kind(model, dataset)
             yield TaskSpec(
                 f"{dataset}/{text}",
                 dataset,
