@@ -11,8 +11,8 @@ from pathlib import Path
 import jax
 
 from hpfree_jax._user_input import UserError
-from hpfree_jax.comparison._datasets import load_datasets
 from hpfree_jax.comparison._config import CompareConfig, default_directory
+from hpfree_jax.comparison._datasets import load_datasets
 from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._records import RunRecord, write_whole
 from hpfree_jax.comparison._report import render_report
@@ -44,8 +44,8 @@ def compare(
 
     Args:
       config: the options.
-      tasks: in place of every model on every dataset; they may differ in length,
-        batches and loss.
+      tasks: in place of those of the options; they may differ in length, batches and
+        loss.
 
     Raises:
       UserError: if something that was asked for is impossible; of what was finished
