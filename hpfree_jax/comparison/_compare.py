@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import shlex
 import sys
@@ -13,14 +12,15 @@ import jax
 
 from hpfree_jax._user_input import UserError
 from hpfree_jax.comparison._config import CompareConfig, default_directory
+from hpfree_jax.comparison._datasets import load_datasets
 from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._records import RunRecord, write_whole
 from hpfree_jax.comparison._report import render_report
-from hpfree_jax.comparison._runner import Runner, Stopped, machine
+from hpfree_jax.comparison._runner import Runner, Stopped, machine, now
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
 from hpfree_jax.comparison._summary import Summary, summarise
 from hpfree_jax.comparison._table import table_bytes
-from hpfree_jax.data import Dataset, load_dataset
+from hpfree_jax.training._held_out import AnyDataset
 from hpfree_jax.training._interrupt import Interrupt
 from hpfree_jax.training._run_directory import LOCK, RunDirectory
 
@@ -44,8 +44,8 @@ def compare(
 
     Args:
       config: the options.
-      tasks: in place of every model on every dataset; they may differ in length,
-        batches and loss.
+      tasks: in place of those of the options; they may differ in length, batches and
+        loss.
 
     Raises:
       UserError: if something that was asked for is impossible; of what was finished
@@ -54,10 +54,7 @@ def compare(
     plan = config.plan(tasks)
     directory = config.output_dir or default_directory()
     _earlier_sessions(plan, directory)
-    datasets = {
-        name: load_dataset(name, config.data_dir)
-        for name in {task.dataset: None for task in plan.tasks}
-    }
+    datasets = load_datasets(plan.tasks, config.data_dir)
     session = _Session(plan, directory, datasets, config.parallel)
     with RunDirectory(directory).lock():
         # Again: another process may have been first.
@@ -85,7 +82,7 @@ class _Session:
         self,
         plan: Plan,
         directory: Path,
-        datasets: Mapping[str, Dataset],
+        datasets: Mapping[str, AnyDataset],  # by the task's name
         parallel: str,
     ):
         self._plan, self._directory = plan, directory
@@ -131,7 +128,7 @@ class _Session:
                     self.made += 1
 
     def _runner(self, task, variant, stop=lambda: False) -> Runner:
-        dataset = self._datasets[task.dataset]
+        dataset = self._datasets[task.name]
         return Runner(task, variant, dataset, self._plan.rhythm(task), stop)
 
     def _file(self, task, variant, seed):
@@ -195,9 +192,8 @@ def _earlier_sessions(plan: Plan, directory: Path) -> list[dict]:
 
 
 def _this_session() -> dict:
-    now = datetime.datetime.now().astimezone()
     return {
-        "started": now.isoformat(" ", "seconds"),
+        "started": now(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         **machine(),
     }

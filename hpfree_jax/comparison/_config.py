@@ -4,11 +4,11 @@ import dataclasses
 import datetime
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from hpfree_jax._user_input import UserError, look_up
+from hpfree_jax._user_input import UserError, choose_settings, look_up
 from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._specs import (
     NAMES,
@@ -18,34 +18,58 @@ from hpfree_jax.comparison._specs import (
     parse_model,
     slug,
 )
+from hpfree_jax.comparison._suites import SUITES
 from hpfree_jax.comparison._table import FORMATS
 from hpfree_jax.data import DATASETS
 from hpfree_jax.models import MODELS
 from hpfree_jax.training import LOSSES
 from hpfree_jax.training._config import INITS
-from hpfree_jax.training._model_config import check_positive, option
+from hpfree_jax.training._model_config import (
+    check_kind,
+    check_positive,
+    dataset_kind,
+    option,
+)
 
 PARALLEL = ("auto", "always", "never")
+# The options that make tasks, with what None stands for.
+TASK_OPTIONS = {
+    "models": ("fcn",),
+    "datasets": ("digits",),
+    "steps": 500,
+    "batch_size": 64,
+    "loss": "cross_entropy",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
     """Compares training methods from the same weights and batches, over several seeds.
 
-    Every method trains every model on every dataset. Methods and models take settings,
-    as adam:learning_rate=0.003,schedule=cosine or fcn:depth=8. A comparison that was
-    stopped continues by the same command with its --output-dir.
+    Every method trains every model on every dataset, or the tasks of a suite. Methods
+    and models take settings, as adam:learning_rate=0.003,schedule=cosine or
+    fcn:depth=8. A comparison that was stopped continues by the same command with its
+    --output-dir.
     """
 
     methods: Annotated[tuple[str, ...], option("Methods.", NAMES)] = (
         *("agd", "adam", "prodigy"),
     )
-    models: Annotated[tuple[str, ...], option("Networks.", MODELS)] = ("fcn",)
-    datasets: Annotated[tuple[str, ...], option("Data.", DATASETS)] = ("digits",)
+    suite: Annotated[
+        str | None, option("A named set of tasks, in place of the next five.", SUITES)
+    ] = None
+    models: Annotated[
+        tuple[str, ...] | None, option("Networks; None: fcn.", MODELS)
+    ] = None
+    datasets: Annotated[
+        tuple[str, ...] | None,
+        option("Data; also folders of token files; None: digits.", DATASETS),
+    ] = None
+    steps: Annotated[int | None, option("Updates in a run; None: 500.")] = None
+    batch_size: Annotated[int | None, option("Examples in a step; None: 64.")] = None
+    loss: Annotated[str | None, option("Loss; None: cross_entropy.", LOSSES)] = None
+
     seeds: Annotated[int, option("How many seeds: 0, 1, ...")] = 3
-    steps: Annotated[int, option("Updates in a run.")] = 500
-    batch_size: Annotated[int, option("Examples in a step.")] = 64
-    loss: Annotated[str, option("Loss.", LOSSES)] = "cross_entropy"
     init: Annotated[
         str | None, option("Weights; None: what belongs to each method.", INITS)
     ] = None
@@ -96,7 +120,7 @@ class CompareConfig:
         """All runs, as far as the options tell without any data.
 
         Args:
-          tasks: in place of every model on every dataset.
+          tasks: in place of those of the options.
 
         Raises:
           UserError: if an option is impossible.
@@ -132,24 +156,35 @@ class CompareConfig:
             method, init=self.init, validation_fraction=self.validation_fraction
         )
 
-    def _tasks(self):
+    def _tasks(self) -> Iterator[TaskSpec]:
+        if self.suite is not None:
+            yield from look_up("suite", self.suite, SUITES)
+            return
+        given = {name: getattr(self, name) for name in TASK_OPTIONS}
+        chosen = choose_settings("a comparison", given, TASK_OPTIONS)
+        sizes = [chosen[name] for name in ("batch_size", "steps", "loss")]
         for dataset, text in itertools.product(
-            dict.fromkeys(self.datasets), dict.fromkeys(self.models)
+            dict.fromkeys(chosen["datasets"]), dict.fromkeys(chosen["models"])
         ):
-            look_up("dataset", dataset, DATASETS)
             model, settings = parse_model(text)
-            yield TaskSpec(
-                f"{dataset}/{text}",
-                dataset,
-                model,
-                settings,
-                self.batch_size,
-                self.steps,
-                self.loss,
-            )
+            check_kind(model, dataset)
+            if chosen["loss"] == "square" and dataset_kind(dataset) == "tokens":
+                raise UserError(
+                    f"`loss` square does not apply to dataset {dataset}, which is a "
+                    "text; take cross_entropy, or leave it out"
+                )
+            yield TaskSpec(f"{dataset}/{text}", dataset, model, settings, *sizes)
 
     def _check(self) -> None:
-        look_up("loss", self.loss, LOSSES)
+        if self.suite is not None:
+            for name in TASK_OPTIONS:
+                if getattr(self, name) is not None:
+                    raise UserError(
+                        f"`{name}` does not go with `suite` {self.suite}, which has "
+                        "its own tasks; leave one of the two out"
+                    )
+        if self.loss is not None:
+            look_up("loss", self.loss, LOSSES)
         look_up("parallel", self.parallel, dict.fromkeys(PARALLEL))
         look_up("table", self.table, dict.fromkeys(FORMATS))
         if self.init is not None:
@@ -163,7 +198,7 @@ class CompareConfig:
                 f"{self.validation_fraction}"
             )
         for name in ("models", "datasets", "grid_rates"):
-            if not getattr(self, name):
+            if getattr(self, name) == ():
                 raise UserError(f"`{name}` is empty; give at least one")
         for rate in self.grid_rates:
             if not 0 < rate < math.inf:

@@ -38,7 +38,9 @@ def task_table(summary: Summary, task: TaskSpec) -> Table:
                 result.method.label + _chosen_rate(result),
                 spread(result.final("final_loss")),
                 spread(result.final("final_test_loss")),
-                percent(result.final("final_test_accuracy")),
+                spread(result.final("final_test_perplexity"))
+                if task.is_text
+                else percent(result.final("final_test_accuracy")),
                 number(result.steps_to(target)),
                 number(result.seconds_to(target)),
                 milliseconds(result.seconds_per_step),
@@ -46,7 +48,8 @@ def task_table(summary: Summary, task: TaskSpec) -> Table:
             )
         )
     headings = (
-        *("method", "training loss", "test loss", "test accuracy, %"),
+        *("method", "training loss", "test loss"),
+        "test perplexity" if task.is_text else "test accuracy, %",
         *("steps to target", "seconds to target", "ms a step", "diverged"),
     )
     source = summary.targets[task.name]

@@ -25,7 +25,8 @@ class Plan:
       methods: with different labels.
       num_seeds: the seeds are 0, 1, ...
       log_every: steps between two lines of training metrics; None: 50 lines a run.
-      evaluate_every: steps between two evaluations; None: every fifth line.
+      evaluate_every: steps between two evaluations; None: a task's own, else every
+        fifth line.
     """
 
     tasks: tuple[TaskSpec, ...]
@@ -42,7 +43,8 @@ class Plan:
     def rhythm(self, task: TaskSpec) -> Rhythm:
         """How often a run of the task is looked at."""
         log_every = self.log_every or max(1, task.steps // 50)
-        return Rhythm(log_every, self.evaluate_every or 5 * log_every)
+        evaluate_every = self.evaluate_every or task.evaluate_every
+        return Rhythm(log_every, evaluate_every or 5 * log_every)
 
     def groups(self) -> Iterator[tuple[TaskSpec, MethodSpec]]:
         """Each task with each method, and each rate of a grid, once."""
@@ -58,7 +60,7 @@ class Plan:
     def identity(self, task: TaskSpec, variant: MethodSpec, seed: int) -> dict:
         """All that the result of a run depends on, but for versions and machine."""
         return {
-            "task": dataclasses.asdict(task),
+            "task": task.identity(),
             **_identity(task, variant),
             "seed": seed,
             **self.rhythm(task)._asdict(),
@@ -75,7 +77,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The plan as it is stored."""
         return {
-            "tasks": {task.name: dataclasses.asdict(task) for task in self.tasks},
+            "tasks": {task.name: task.identity() for task in self.tasks},
             "methods": {
                 method.label: [_identity(self.tasks[0], v) for v in method.variants()]
                 for method in self.methods

@@ -60,6 +60,14 @@ class RunRecord:
         """The last accuracy on the test data; NaN if the run diverged."""
         return math.nan if self.diverged_at is not None else self.test["accuracy"][-1]
 
+    @property
+    def final_test_perplexity(self) -> float:
+        """The exponential of the last test loss; infinite beyond the numbers."""
+        try:
+            return math.exp(self.final_test_loss)
+        except OverflowError:
+            return math.inf
+
     def _last(self, values) -> float:
         return math.inf if self.diverged_at is not None else values[-1]
 

@@ -1,5 +1,6 @@
 """Trains one method on one task from several seeds: at once, or one after another."""
 
+import datetime
 import os
 import platform
 import statistics
@@ -14,14 +15,18 @@ from flax import nnx
 
 from hpfree_jax.comparison._records import TEST, TRAIN, RunRecord
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec, run_config
-from hpfree_jax.data import Dataset, StreamingDataset
+from hpfree_jax.data import StreamingDataset
 from hpfree_jax.models import abstract_model
 from hpfree_jax.training import LOSSES, METHODS
-from hpfree_jax.training._held_out import evaluation_examples
+from hpfree_jax.training._held_out import AnyDataset, evaluation_examples
 from hpfree_jax.training._loop import make_orders
 from hpfree_jax.training._run_directory import versions
 from hpfree_jax.training._state import Task, TrainState, start
-from hpfree_jax.training._steps import make_evaluate, make_train_steps
+from hpfree_jax.training._steps import (
+    evaluation_batch_size,
+    make_evaluate,
+    make_train_steps,
+)
 
 # The largest parameter, in numbers, of what gains from vmap on a CPU.
 SMALL = 256 * 256
@@ -53,7 +58,7 @@ class Runner:
         self,
         task: TaskSpec,
         method: MethodSpec,
-        dataset: Dataset,
+        dataset: AnyDataset,
         rhythm: Rhythm,
         stop: Callable[[], bool] = lambda: False,
     ):
@@ -118,7 +123,7 @@ class Runner:
                 seconds_per_step=seconds / len(seeds),
                 seeds_at_once=len(seeds),
                 num_params=num_params,
-                machine=machine(),
+                machine={"when": now(), **machine()},
             )
             for identity, line in zip(identities, lines, strict=True)
         ]
@@ -192,10 +197,10 @@ class Runner:
                 train_steps = _over_seeds(train_steps, task.held_out is not None)
             data = task.dataset
             assert not isinstance(data, StreamingDataset)  # all are in memory
-            test = evaluation_examples(data)
+            test, size = evaluation_examples(data), evaluation_batch_size(task)
             self._functions[stacked] = (
                 train_steps,
-                make_evaluate(task, self._loss, test),
+                make_evaluate(task, self._loss, test, size),
             )
         return self._functions[stacked]
 
@@ -223,6 +228,11 @@ def _over_seeds(train_steps, own_examples: bool):
         return jax.vmap(step, in_axes=axes)(states, examples, orders, held_out)
 
     return jax.jit(steps, static_argnums=3, donate_argnums=0)
+
+
+def now() -> str:
+    """The time, to the second, with its zone."""
+    return datetime.datetime.now().astimezone().isoformat(" ", "seconds")
 
 
 def machine() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from hpfree_jax._user_input import UserError, choose_settings, look_up
 from hpfree_jax.models import MODELS
 from hpfree_jax.training import METHODS, TrainConfig
+from hpfree_jax.training._model_config import dataset_kind
 from hpfree_jax.training._optimizers import method_settings
 
 # Names that mean something else here than in the trainer: method and settings. Plain
@@ -30,12 +31,25 @@ class TaskSpec:
     """
 
     name: str  # unique in a comparison
-    dataset: str  # a key of DATASETS
+    dataset: str  # a key of DATASETS, or a folder of token files
     model: str  # a key of MODELS
     model_settings: Mapping[str, Any]  # the model's own, such as depth
     batch_size: int  # examples in a step
     steps: int  # updates
     loss: str  # a key of LOSSES
+    # Steps between two evaluations; None: as the comparison has it.
+    evaluate_every: int | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the data are tokens."""
+        return dataset_kind(self.dataset) == "tokens"
+
+    def identity(self) -> dict[str, Any]:
+        """What the result depends on; when it is looked at, the rhythm says."""
+        fields = dataclasses.asdict(self)
+        del fields["evaluate_every"]
+        return fields
 
 
 @dataclasses.dataclass(frozen=True)
