@@ -5,11 +5,17 @@ from hpfree_jax import initializers as initializers
 from hpfree_jax._agd import AGDState as AGDState
 from hpfree_jax._agd import agd as agd
 from hpfree_jax._agd import scale_by_agd as scale_by_agd
+from hpfree_jax._auto import AutoState as AutoState
+from hpfree_jax._auto import auto as auto
 from hpfree_jax._infer_layout import infer_layout as infer_layout
 from hpfree_jax._layout import Layout as Layout
 from hpfree_jax._layout import Matrix as Matrix
 from hpfree_jax._layout import Vector as Vector
 from hpfree_jax._learning_rate import get_learning_rate as get_learning_rate
+from hpfree_jax._steepest_descent import SteepestDescentState as SteepestDescentState
+from hpfree_jax._steepest_descent import (
+    scale_by_steepest_descent as scale_by_steepest_descent,
+)
 from hpfree_jax.architecture import Architecture as Architecture
 from hpfree_jax.architecture import Dag as Dag
 from hpfree_jax.architecture import find_max_learning_rate as find_max_learning_rate

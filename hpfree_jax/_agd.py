@@ -183,7 +183,7 @@ def scale_by_agd(
             else:
                 directions = averaged
         if norm == "spectral":
-            directions |= spectral_directions(_matrices(grads, rules), rules)
+            directions |= spectral_directions(_matrices(grads, rules), rules)[0]
         new_state = AGDState(count, learning_rate, summary, averages)
 
         step = jnp.asarray(gain, summary.dtype) * learning_rate / max(depth, 1)

@@ -123,6 +123,13 @@ def stay_put(leaf: Any, dtype: DTypeLike) -> Any:
     return jnp.zeros_like(leaf, dtype=dtype)
 
 
+def all_finite(tree: PyTree) -> Array:
+    """Whether all floating-point numbers of a tree are finite."""
+    # A sum that one non-finite entry spoils, and that no finite ones do.
+    zeros = [jnp.sum(0 * jnp.abs(x)) for x in jax.tree.leaves(tree) if is_inexact(x)]
+    return jnp.isfinite(total([zero.astype(accumulator_dtype()) for zero in zeros]))
+
+
 def keep_if(finite: Array, new: PyTree, old: PyTree) -> PyTree:
     """The new state if all was finite, else the old one."""
     keep = lambda new, old: new if new is old else jnp.where(finite, new, old)

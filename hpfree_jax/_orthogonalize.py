@@ -1,15 +1,17 @@
 """The nearest semi-orthogonal matrix, by matrix products only."""
 
 import collections
+import itertools
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Float, Inexact
 
-from hpfree_jax._base import accumulator_dtype, replicated
+from hpfree_jax._base import accumulator_dtype, replicated, scalar_like
 from hpfree_jax._layout import Matrix
 
 # Each row (a, b, c) maps a singular value x to a x + b x^3 + c x^5, and is the odd
@@ -67,15 +69,30 @@ def orthogonalize(
     steps = STEPS
     if jnp.finfo(matrices.dtype).eps < 1e-10:
         steps += POLISH
-    # In products of rows^3: three for each step on the matrix itself if it is square,
-    # four on the Gram matrix.
-    if 2 * columns > 3 * rows:
+    if _is_long(rows, columns):
         return _product(_inverse_root(gram, steps), matrices)
     for index, step in enumerate(steps):
         if index:
             gram = _product(matrices, _transpose(matrices))
         matrices = _product(_polynomial(gram, step), matrices)
     return matrices
+
+
+def _is_long(rows: int, columns: int) -> bool:
+    """Whether iterating on the Gram matrix needs fewer multiplications.
+
+    A step on the matrix needs two products with it and one of Gram matrices; a step on
+    the Gram matrix, four of these.
+    """
+    return 2 * columns > 3 * rows
+
+
+def num_multiplications(rows: int, columns: int) -> int:
+    """Multiplications that orthogonalising a matrix, not longer than wide, needs."""
+    product, small = rows**2 * columns, rows**3
+    if _is_long(rows, columns):
+        return 2 * product + (4 * len(STEPS) - 3) * small
+    return len(STEPS) * (2 * product + small)
 
 
 def _inverse_root(gram, steps):
@@ -91,7 +108,7 @@ def _inverse_root(gram, steps):
 
 
 def _polynomial(gram, step):
-    """a + b A + c A^2."""
+    """A + b A + c A^2."""
     a, b, c = (jnp.asarray(number, gram.real.dtype) for number in step)
     identity = jnp.eye(gram.shape[-1], dtype=gram.dtype)
     return a * identity + b * gram + c * _product(gram, gram)
@@ -107,10 +124,82 @@ def _transpose(matrices):
     return jnp.swapaxes(matrices, -1, -2).conj()
 
 
+def orthogonalize_leading(
+    matrices: Inexact[Array, "stack rows columns"],
+    basis: Inexact[Array, "stack rows rank"],
+) -> tuple[Inexact[Array, "stack rows columns"], Inexact[Array, "stack rows rank"]]:
+    r"""Orthogonalises the part of each matrix along its leading singular directions.
+
+    One step of subspace iteration: with the basis :math:`B` of the call before,
+    :math:`V = \operatorname{orth}(X^\top B)`, :math:`U = \operatorname{orth}(X V)`; the
+    result is :math:`U V^\top`. Called with matrices that change slowly, it follows
+    their leading singular vectors. Three products with a factor of ``rank`` columns
+    take the place of all those of :func:`orthogonalize`.
+
+    Args:
+      matrices: a stack, not longer than wide.
+      basis: spans the subspace of the call before; at first any of full rank.
+
+    Returns:
+      The results, of rank at most ``rank``, and the new basis. A direction in which the
+      matrix is zero stays in the basis, so that it can come back.
+    """
+    right = orthogonalize(_product(_transpose(basis), matrices))
+    left = orthogonalize(_product(matrices, _transpose(right)))
+    gone = jnp.eye(basis.shape[-1]) - _product(_transpose(left), left)
+    return _product(left, right), left + _product(basis, gone)
+
+
+class Group(NamedTuple):
+    """Matrices of one shape, up to transposition, that are computed together."""
+
+    names: tuple[str, ...]  # of the leaves
+    counts: tuple[int, ...]  # matrices in each
+    rows: int  # the smaller side
+    columns: int
+    rank: int | None  # of what is orthogonalised; None: all
+
+    @property
+    def basis_shape(self) -> tuple[int, int, int]:
+        """Of the bases of all its matrices; nothing where all is orthogonalised."""
+        return (sum(self.counts), self.rows, self.rank or 0)
+
+
+def group_by_shape(
+    leaves: Mapping[str, Any],
+    rules: Mapping[str, Any],
+    ranks: Mapping[str, int] | None = None,
+) -> list[Group]:
+    """Sorts leaves with a :class:`hpfree_jax.Matrix` each into groups.
+
+    Args:
+      leaves: by name; only shapes and dtypes are looked at.
+      rules: of these, or of more.
+      ranks: of the leaves whose leading directions alone are orthogonalised. A rank
+        that is not below the smaller side of the matrix is none.
+    """
+    groups: dict[tuple, list[str]] = collections.defaultdict(list)
+    for name, leaf in leaves.items():
+        d_in, d_out, positions = rules[name].fans(leaf.shape)
+        rows, columns = sorted((d_in * positions, d_out))
+        rank = (ranks or {}).get(name)
+        rank = rank if rank and rank < rows else None
+        if leaf.size:
+            groups[rows, columns, rank, _precision(leaf)].append(name)
+    counts = {name: rules[name].num_slices(leaf.shape) for name, leaf in leaves.items()}
+    return [
+        Group(tuple(names), tuple(counts[name] for name in names), *key[:3])
+        for key, names in groups.items()
+    ]
+
+
 def spectral_directions(
-    leaves: Mapping[str, Array], rules: Mapping[str, Any]
-) -> dict[str, Array]:
-    r"""Returns :math:`s_k U_k V_k^\top` for each matrix of each leaf.
+    leaves: Mapping[str, Array],
+    rules: Mapping[str, Any],
+    ranks: Mapping[str, int] | None = None,
+    bases: Float[Array, " numbers"] | None = None,
+) -> tuple[dict[str, Array], Float[Array, " numbers"] | None]:
+    r"""Returns :math:`s_k U_k V_k^\top` for each matrix of each leaf, and new bases.
 
     The kernel positions are folded into the fan-in; each slice of a stack is a matrix
     of its own. Matrices of equal shape, up to transposition, are computed together.
@@ -118,29 +207,53 @@ def spectral_directions(
     Args:
       leaves: by name.
       rules: a :class:`hpfree_jax.Matrix` for each of these.
+      ranks: as in :func:`group_by_shape`.
+      bases: of the call before, from :func:`initial_bases`; None without ranks.
 
     Returns:
       The directions in the precision of the accumulators, with the shardings of the
       leaves. On a mesh with explicit axes, each device computes whole matrices.
     """
-    groups = collections.defaultdict(list)
     results = {name: jnp.zeros_like(leaf) for name, leaf in leaves.items()}
-    for name, leaf in leaves.items():
-        if not leaf.size:
-            continue
-        leaf = leaf.astype(jnp.promote_types(leaf.dtype, accumulator_dtype()))
-        matrices = _to_matrices(leaf, rules[name])
-        if matrices.shape[1] > matrices.shape[2]:
-            matrices = _transpose(matrices)
-        groups[matrices.shape[1:], matrices.dtype].append((name, matrices))
-    for members in groups.values():
-        names, parts = zip(*members, strict=True)
-        whole = orthogonalize(jnp.concatenate(parts))
-        sizes = [len(part) for part in parts]
-        for name, part in zip(names, _split(whole, sizes), strict=True):
+    position, new_bases = 0, []
+    for group in group_by_shape(leaves, rules, ranks):
+        matrices = jnp.concatenate(
+            [_to_matrices(leaves[name], rules[name]) for name in group.names]
+        )
+        if group.rank is None:
+            matrices = orthogonalize(matrices)
+        else:
+            assert bases is not None
+            size = math.prod(group.basis_shape)
+            basis = bases[position : position + size].reshape(group.basis_shape)
+            matrices, basis = orthogonalize_leading(matrices, basis)
+            new_bases.append(basis.reshape(-1).astype(bases.dtype))
+            position += size
+        parts = _split(matrices, group.counts)
+        for name, part in zip(group.names, parts, strict=True):
             rule, leaf = rules[name], leaves[name]
             results[name] = rule.scale(leaf.shape) * _from_matrices(part, leaf, rule)
-    return results
+    return results, jnp.concatenate(new_bases) if new_bases else bases
+
+
+def initial_bases(
+    leaves: Mapping[str, Any], rules: Mapping[str, Any], ranks: Mapping[str, int]
+) -> Float[Array, " numbers"]:
+    """Random bases of all matrices that have a rank, one after another.
+
+    One array, and at least one number, so that the state that it is part of has the
+    same structure whatever the parameters.
+    """
+    groups = group_by_shape(leaves, rules, ranks)
+    size = sum(math.prod(group.basis_shape) for group in groups)
+    numbers = jax.random.normal(jax.random.key(0), (max(size, 1),), accumulator_dtype())
+    return numbers + scalar_like(
+        leaves, 0.0, numbers.dtype
+    )  # on the mesh of the leaves
+
+
+def _precision(leaf: Any) -> Any:
+    return jnp.promote_types(leaf.dtype, accumulator_dtype())
 
 
 def _order(rule: Matrix) -> tuple[int, ...]:
@@ -149,16 +262,19 @@ def _order(rule: Matrix) -> tuple[int, ...]:
 
 
 def _to_matrices(leaf: Array, rule: Matrix) -> Array:
+    """The matrices of a leaf, none of them longer than wide."""
     d_in, d_out, positions = rule.fans(leaf.shape)
     shape = (rule.num_slices(leaf.shape), positions * d_in, d_out)
-    return jnp.transpose(replicated(leaf), _order(rule)).reshape(shape)
+    leaf = replicated(leaf).astype(_precision(leaf))
+    matrices = jnp.transpose(leaf, _order(rule)).reshape(shape)
+    return _transpose(matrices) if shape[1] > shape[2] else matrices
 
 
 def _from_matrices(matrices: Array, leaf: Array, rule: Matrix) -> Array:
     order = _order(rule)
     shape = tuple(leaf.shape[axis] for axis in order)
     d_in, d_out, positions = rule.fans(leaf.shape)
-    if matrices.shape[1:] != (positions * d_in, d_out):
+    if positions * d_in > d_out:
         matrices = _transpose(matrices)
     inverse = sorted(range(len(order)), key=order.__getitem__)
     result = jnp.transpose(matrices.reshape(shape), inverse)
@@ -171,4 +287,4 @@ def _from_matrices(matrices: Array, leaf: Array, rule: Matrix) -> Array:
 def _split(array: Array, sizes: Sequence[int]) -> list[Array]:
     """Cuts the first axis into parts of these sizes."""
     starts = np.cumsum([0, *sizes])
-    return [array[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [array[a:b] for a, b in itertools.pairwise(starts)]

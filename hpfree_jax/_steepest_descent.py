@@ -1,27 +1,27 @@
 """The direction of steepest descent in the norms that fit each parameter's role."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
 from hpfree_jax._base import (
     accumulator_dtype,
+    all_finite,
     check_in_interval,
     is_inexact,
     keep_if,
     stay_put,
-    total,
     transformation,
     zero_momentum,
 )
 from hpfree_jax._infer_layout import infer_layout
 from hpfree_jax._layout import Layout, Matrix, Vector, check_layout
-from hpfree_jax._orthogonalize import spectral_directions
+from hpfree_jax._orthogonalize import initial_bases, spectral_directions
 from hpfree_jax._paths import did_you_mean, map_with_name, named_leaves
 
 
@@ -29,12 +29,14 @@ class SteepestDescentState(NamedTuple):
     """State of :func:`scale_by_steepest_descent`."""
 
     momentum: PyTree | None  # like params, moving average of gradients; None: off
+    bases: Float[Array, " numbers"] | None  # of leading directions; None: no ranks
 
 
 def scale_by_steepest_descent(
     layout: Layout | None = None,
     *,
     tables: Collection[str] = (),
+    ranks: Mapping[str, int] | None = None,
     momentum: ArrayLike = 0.0,
     nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -56,6 +58,10 @@ def scale_by_steepest_descent(
         infers it from names and shapes by :func:`hpfree_jax.infer_layout`.
       tables: paths of the matrices whose rows are looked up one at a time; a row lies
         along ``out_axes``.
+      ranks: by path, for matrices of which only so many leading singular directions
+        are orthogonalised, and the others not moved along. The leading directions are
+        followed from step to step by subspace iteration, at a fraction of the cost:
+        three products with ``rank`` columns instead of about fifteen with all.
       momentum: :math:`\mu` in [0, 1). Above 0, the gradient is replaced by its moving
         average before all else. 0 keeps no memory (under
         ``optax.inject_hyperparams`` only with ``static_args=("momentum",)``).
@@ -88,7 +94,9 @@ def scale_by_steepest_descent(
     if not isinstance(layout, Layout | None):
         raise TypeError(f"`layout` must be a Layout or None, got {layout!r}.")
     has_momentum = isinstance(momentum, jax.Array) or momentum != 0
-    tables = frozenset(tables)
+    tables, ranks = frozenset(tables), dict(ranks or {})
+    for path, rank in ranks.items():
+        check_in_interval(f"ranks[{path!r}]", rank, 1, float("inf"), include_low=True)
 
     def layout_of(tree):
         if layout is None:
@@ -96,18 +104,33 @@ def scale_by_steepest_descent(
         else:
             check_layout(layout, tree)
             rules = layout
-        for path in tables if len(rules) else ():
-            if path not in rules.matrices:
-                raise ValueError(
-                    f"`tables` names `{path}`, which is no matrix of the layout"
-                    f"{did_you_mean(path, rules.matrices)}."
-                )
+        named = {"tables": tables, "ranks": ranks} if len(rules) else {}
+        for argument, paths in named.items():
+            for path in paths:
+                if path not in rules.matrices:
+                    raise ValueError(
+                        f"`{argument}` names `{path}`, which is no matrix of the layout"
+                        f"{did_you_mean(path, rules.matrices)}."
+                    )
         return rules
 
+    def matrices(leaves, rules):
+        return {
+            name: leaf
+            for name, leaf in leaves.items()
+            if isinstance(rules[name], Matrix) and name not in tables
+        }
+
     def init_fn(params):
-        layout_of(params)
+        rules = layout_of(params)
+        moving = {
+            leaf.name: leaf.value
+            for leaf in named_leaves(params)
+            if is_inexact(leaf.value)
+        }
         return SteepestDescentState(
-            jax.tree.map(zero_momentum, params) if has_momentum else None
+            jax.tree.map(zero_momentum, params) if has_momentum else None,
+            initial_bases(matrices(moving, rules), rules, ranks) if ranks else None,
         )
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -123,8 +146,7 @@ def scale_by_steepest_descent(
             and is_inexact(like.get(leaf.name, leaf.value))
             and rules[leaf.name] is not None
         }
-        # A sum that one non-finite entry spoils, and that no finite ones do.
-        finite = jnp.isfinite(total([jnp.sum(0 * jnp.abs(g)) for g in grads.values()]))
+        finite = all_finite(grads)
         averages = None
         if has_momentum:
             decay = jnp.asarray(momentum, accumulator_dtype())
@@ -140,7 +162,10 @@ def scale_by_steepest_descent(
                 newest = {n: average(n, old) for n, old in newest.items()}
             grads = {name: newest[name] for name in grads}
 
-        directions = _directions(grads, rules, tables)
+        spectral, bases = spectral_directions(
+            matrices(grads, rules), rules, ranks, state.bases
+        )
+        directions = spectral | _unit_rows(grads, rules, tables)
 
         def new_update(name, grad):
             dtype = like.get(name, grad).dtype
@@ -149,13 +174,14 @@ def scale_by_steepest_descent(
             return jnp.where(finite, directions[name], 0).astype(dtype)
 
         updates = map_with_name(new_update, updates)
-        return updates, keep_if(finite, SteepestDescentState(averages), state)
+        return updates, keep_if(finite, SteepestDescentState(averages, bases), state)
 
     return transformation(init_fn, update_fn)
 
 
-def _directions(grads, rules, tables):
-    matrices, directions = {}, {}
+def _unit_rows(grads, rules, tables):
+    """Vectors, and rows of tables, with unit root mean square."""
+    directions = {}
     for name, grad in grads.items():
         rule = rules[name]
         if isinstance(rule, Vector):
@@ -163,9 +189,7 @@ def _directions(grads, rules, tables):
             directions[name] = _unit(grad, axes)
         elif name in tables:
             directions[name] = _unit(grad, rule.out_axes)
-        elif isinstance(rule, Matrix):
-            matrices[name] = grad
-    return directions | spectral_directions(matrices, rules)
+    return directions
 
 
 def _unit(grad, axes):
