@@ -80,13 +80,16 @@ class Runner:
         """Whether several seeds at once are faster than one after another.
 
         So it is on an accelerator, and on a CPU for matrices that are small. There a
-        product in a batch of products is slower than a large one by itself; and of
-        convolutions with different weights, ``vmap`` makes grouped ones.
+        product in a batch of products is slower than a large one by itself, and those
+        of a text have a row for each of its tokens; and of convolutions with different
+        weights, ``vmap`` makes grouped ones.
         """
         if METHODS[self._method.method].is_costly_in_vmap:
             return False
         if jax.default_backend() != "cpu":
             return True
+        if self._spec.is_text:
+            return False
         model = abstract_model(
             self._spec.model,
             self._dataset.input_shape,
