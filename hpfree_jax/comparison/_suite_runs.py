@@ -13,6 +13,8 @@ from hpfree_jax._user_input import UserError
 from hpfree_jax.comparison._records import RunRecord
 from hpfree_jax.comparison._specs import TaskSpec
 
+PACKAGES = ("hpfree_jax", "jax", "optax", "flax")
+
 
 @dataclasses.dataclass(frozen=True)
 class SuiteRun:
@@ -38,7 +40,7 @@ class SuiteRun:
     when: str
     device: str
     platform: str
-    versions: str  # JSON
+    versions: str  # of what the result depends on most
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -58,6 +60,8 @@ class Found(NamedTuple):
         record, run = self.record, self.record.run
         finished = record.diverged_at is None
         steps_to = None if target is None else record.steps_to(target)
+        final = lambda name: _rounded(getattr(record, name)) if finished else None
+        versions = record.machine["versions"]
         return SuiteRun(
             task=run["task"]["name"],
             method=self.method,
@@ -67,18 +71,22 @@ class Found(NamedTuple):
             learning_rate=self.learning_rate,
             seed=run["seed"],
             diverged_at=record.diverged_at,
-            test_accuracy=record.final_test_accuracy if finished else None,
-            test_loss=record.final_test_loss if finished else None,
-            train_loss=record.final_loss if finished else None,
+            test_accuracy=final("final_test_accuracy"),
+            test_loss=final("final_test_loss"),
+            train_loss=final("final_loss"),
             steps=run["task"]["steps"],
             steps_to_target=steps_to if isinstance(steps_to, int) else None,
-            seconds_per_step=record.seconds_per_step,
+            seconds_per_step=_rounded(record.seconds_per_step),
             seeds_at_once=record.seeds_at_once,
             when=record.machine["when"],
             device=record.machine["device"],
             platform=record.machine["platform"],
-            versions=json.dumps(record.machine["versions"]),
+            versions=", ".join(f"{name} {versions[name]}" for name in PACKAGES),
         )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def find_runs(directory: Path, tasks: Sequence[TaskSpec]) -> Iterator[Found]:
