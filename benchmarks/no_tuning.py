@@ -4,8 +4,8 @@
     python benchmarks/no_tuning.py collect runs/no-tuning
     python benchmarks/no_tuning.py page
 
-``collect`` takes all finished runs out of directories of ``hpfree compare``, also of one
-that goes on, into ``benchmarks/no_tuning/results.csv``, a row for each run; rows of
+``collect`` takes all finished runs out of directories of ``hpfree compare``, also of
+one that goes on, into ``benchmarks/no_tuning/results.csv``, a row for each run; rows of
 runs that are not in the directories stay. ``page`` writes ``docs/leaderboard.md``.
 ``marks METHOD`` prints on which tasks a method meets the marks.
 """
@@ -63,9 +63,9 @@ def merge(old: Sequence[SuiteRun], found: Sequence[Found]) -> list[SuiteRun]:
     Raises:
       SystemExit: if that changes the target of earlier runs, whose curves are not kept.
     """
-    new = [run.row(None) for run in found]
-    keys = {run.key for run in new}
-    kept = [run for run in old if run.key not in keys]
+    latest = {run.row(None).key: run for run in found}
+    new = [run.row(None) for run in latest.values()]
+    kept = [run for run in old if run.key not in latest]
     before, after = (Standings(runs, TASKS) for runs in (old, [*kept, *new]))
     targets = {task.name: after.target(task) for task in after.tasks}
     for task in before.tasks:
@@ -76,7 +76,8 @@ def merge(old: Sequence[SuiteRun], found: Sequence[Found]) -> list[SuiteRun]:
                 f"that of the {len(kept)} runs kept: name their directories too, or "
                 f"move {RESULTS} away"
             )
-    return [*kept, *(run.row(targets[run.record.run["task"]["name"]]) for run in found)]
+    timed = (run.row(targets[run.task]) for run in latest.values())
+    return [*kept, *timed]
 
 
 def render(runs: Sequence[SuiteRun]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from hpfree_jax.comparison._specs import TaskSpec
 from hpfree_jax.comparison._suite_runs import Found, SuiteRun
 
-# Times of steps are those of the first of these that took part, the tuned Adam last.
+# Whose steps the time of a step is compared to, if it took part.
 TIMED_AGAINST = "adamw"
 
 
@@ -93,9 +93,9 @@ def geometric_mean(ratios: Sequence[float]) -> float:
 
 def timed_runs(found: Sequence[Found], tasks: Sequence[TaskSpec]) -> list[SuiteRun]:
     """The records as rows, timed to the tuned Adam's final loss if it is among them."""
-    standings = Standings([record.row(None) for record in found], tasks)
+    standings = Standings([run.row(None) for run in found], tasks)
     targets = {task.name: standings.target(task) for task in standings.tasks}
-    return [record.row(targets[record.record.run["task"]["name"]]) for record in found]
+    return [run.row(targets[run.task]) for run in found]
 
 
 class Standings:

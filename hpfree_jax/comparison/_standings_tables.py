@@ -34,15 +34,14 @@ def find_marks(standings: Standings, task: TaskSpec, method: str) -> Marks:
 
     A mark is met where the mean score is at least the other one, and at most
     :data:`MAX_STEPS_RATIO` of the steps are needed. A method of which a seed failed
-    meets none.
+    meets none, and is below all others.
     """
     own = standings.outcome(task, method)
 
     def compare(other: Outcome | None) -> tuple[Difference | None, bool | None]:
         if other is None or not own.runs or not other.scores:
             return None, None
-        difference = own.minus(other)
-        return difference, not own.num_failed and difference.value >= 0
+        return own.minus(other), not own.num_failed and own.order <= other.order
 
     name = standings.reference
     reference = None if name is None else standings.outcome(task, name)

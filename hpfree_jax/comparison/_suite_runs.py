@@ -55,6 +55,11 @@ class Found(NamedTuple):
     learning_rate: float | None  # as in :class:`SuiteRun`
     record: RunRecord
 
+    @property
+    def task(self) -> str:
+        """The name of its task."""
+        return self.record.run["task"]["name"]
+
     def row(self, target: float | None) -> SuiteRun:
         """The run as a row, timed to a training loss if there is one."""
         record, run = self.record, self.record.run
@@ -63,7 +68,7 @@ class Found(NamedTuple):
         final = lambda name: _rounded(getattr(record, name)) if finished else None
         versions = record.machine["versions"]
         return SuiteRun(
-            task=run["task"]["name"],
+            task=self.task,
             method=self.method,
             optimizer=run["method"],
             settings=json.dumps(run["settings"]),
