@@ -21,8 +21,12 @@ from hpfree_jax.comparison._leaderboard import Table
 from hpfree_jax.comparison._standings import Standings
 from hpfree_jax.comparison._standings_tables import (
     MAX_STEPS_RATIO,
-    leaderboard,
+    chosen_rates,
+    final_scores,
     marks_by_task,
+    marks_met,
+    speeds,
+    steps_by_task,
 )
 from hpfree_jax.comparison._suite_runs import (
     Found,
@@ -94,7 +98,6 @@ def render(runs: Sequence[SuiteRun]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["markdown"] = markdown
-    scores, speeds, steps, rates, marks = leaderboard(standings)
     return environment.get_template("leaderboard.md.jinja").render(
         tasks=standings.tasks,
         reference=standings.reference,
@@ -106,11 +109,11 @@ def render(runs: Sequence[SuiteRun]) -> str:
         singles=singles,
         grids=[name.rsplit(", best of", 1)[0] for name in tuned],
         max_steps_ratio=MAX_STEPS_RATIO,
-        scores=scores,
-        speeds=speeds,
-        steps=steps,
-        rates=rates,
-        marks=marks,
+        scores=final_scores(standings),
+        speeds=speeds(standings),
+        steps=steps_by_task(standings),
+        rates=chosen_rates(standings),
+        marks=marks_met(standings),
         details=[marks_by_task(standings, name) for name in detailed],
     )
 

@@ -148,17 +148,19 @@ class Standings:
         return sum(self.outcome(task, method).num_failed for task in self.tasks)
 
     def target(self, task: TaskSpec) -> float | None:
-        """The tuned Adam's final training loss, a mean over its seeds.
+        """The tuned Adam's final training loss; None without one, or if it failed.
 
-        None without one, or if a seed of it failed.
+        The median over its seeds, of two middle values the higher: so at least half of
+        its own seeds get there, as in :func:`find_target`.
         """
         if self.reference is None:
             return None
-        losses = [run.train_loss for run in self.outcome(task, self.reference).runs]
-        finite = [loss for loss in losses if loss is not None]
-        if not losses or len(finite) < len(losses):
-            return None
-        return statistics.fmean(finite)
+        runs = self.outcome(task, self.reference).runs
+        losses = [
+            math.inf if run.train_loss is None else run.train_loss for run in runs
+        ]
+        target = statistics.median_high(losses) if losses else math.inf
+        return target if math.isfinite(target) else None
 
     def time_ratio(self, task: TaskSpec, method: str) -> float:
         """The time of a step over that of AdamW; else of the tuned Adam; else NaN."""

@@ -55,16 +55,19 @@ def find_marks(standings: Standings, task: TaskSpec, method: str) -> Marks:
 
 
 def leaderboard(standings: Standings) -> list[Table]:
-    """All tables about all methods."""
-    made = (final_scores, speeds, steps_by_task, chosen_rates, marks_met)
-    return [make(standings) for make in made]
+    """The tables about all methods; without a tuned Adam only that of their scores."""
+    tables = [final_scores(standings)]
+    if standings.reference is not None:
+        makers = (speeds, steps_by_task, chosen_rates, marks_met)
+        tables += [make(standings) for make in makers]
+    return tables
 
 
 def final_scores(standings: Standings) -> Table:
     """The final test score of each method on each task."""
-    headings = ["method", "mean rank"]
-    for task in standings.tasks:
-        headings.append(f"{task.name}, {'loss' if task.is_text else '%'}")
+    units = ["loss" if task.is_text else "%" for task in standings.tasks]
+    pairs = zip(_names(standings), units, strict=True)
+    headings = ["method", "mean rank", *(f"{name}, {unit}" for name, unit in pairs)]
     rows = []
     for method in standings.methods:
         cells = [_score(standings.outcome(task, method)) for task in standings.tasks]
@@ -106,7 +109,7 @@ def steps_by_task(standings: Standings) -> Table:
         )
         for method in standings.methods
     ]
-    headings = ("method", *(task.name for task in standings.tasks))
+    headings = ("method", *_names(standings))
     return Table("Steps to target, on each task", headings, rows)
 
 
@@ -118,7 +121,7 @@ def chosen_rates(standings: Standings) -> Table:
             outcomes = [standings.outcome(task, method) for task in standings.tasks]
             rates = [x.runs[0].learning_rate if x.runs else None for x in outcomes]
             rows.append((method, *map(number, rates)))
-    headings = ("method", *(task.name for task in standings.tasks))
+    headings = ("method", *_names(standings))
     return Table("Rates chosen, by the final test score", headings, rows)
 
 
@@ -163,6 +166,11 @@ _MARKS = (
     "at or above every other with one setting",
     f"at most {MAX_STEPS_RATIO:g} of its steps",
 )
+
+
+def _names(standings: Standings) -> list[str]:
+    """Headings, with spaces where lines may break."""
+    return [task.name.replace("_", " ") for task in standings.tasks]
 
 
 def _score(outcome: Outcome) -> str:

@@ -73,8 +73,8 @@ def test_a_grid_is_chosen_by_the_test_score_of_the_rates_that_fail_least(standin
     assert standings.reference == TUNED
     rates = [standings.outcome(task, TUNED).runs[0].learning_rate for task in TASKS]
     assert rates == [1e-2, 1e-2]
-    assert standings.target(IMAGES) == pytest.approx(0.6)
-    assert standings.target(TEXT) == pytest.approx(1.85)
+    # Their training losses, .5 and .7, 1.8 and 1.9: half of the seeds get there.
+    assert [standings.target(task) for task in TASKS] == [0.7, 1.9]
 
 
 def test_ranks_are_by_mean_score_and_failures_come_last(standings):
@@ -143,16 +143,24 @@ def test_what_is_not_there_is_shown_and_not_ranked():
     rows = {row[0]: row[1:] for row in final_scores(standings).rows}
     assert rows["late"] == ("-", "99.0", "not run", "0")
     assert all(table.rows for table in leaderboard(standings))
+    assert len(leaderboard(standings)) == 5
     # Without the tuned Adam there is no target, nor a mark about it.
     alone = Standings([run for run in RUNS if run.method != TUNED], TASKS)
     assert alone.reference is alone.target(IMAGES) is None
     assert find_marks(alone, IMAGES, "good").met_steps is None
+    assert len(leaderboard(alone)) == 1
 
 
-def test_a_target_needs_all_seeds_of_the_tuned_adam():
-    rows = [run for run in RUNS if run.method != TUNED]
-    rows += [run(TEXT, TUNED, 2.0, 0, rate=1e-2), run(TEXT, TUNED, None, 1, rate=1e-2)]
-    assert Standings(rows, TASKS).target(TEXT) is None
+@pytest.mark.parametrize(
+    ("losses", "target"),
+    [((1.0, None), None), ((1.0, None, 2.0), 2.0), ((3.0, 1.0, 1.5), 1.5)],
+)
+def test_a_failed_seed_of_the_tuned_adam_counts_as_never(losses, target):
+    rows = [
+        run(TEXT, TUNED, loss and 2.0, seed, rate=1e-2, loss=loss)
+        for seed, loss in enumerate(losses)
+    ]
+    assert Standings(rows, TASKS).target(TEXT) == target
 
 
 def test_rows_survive_their_file(tmp_path):
