@@ -20,7 +20,8 @@ def record(
     }
     test = {"step": steps, "loss": losses, "accuracy": [accuracy] * len(steps)}
     run = {"settings": {}, "init": "default", "held_out": 0.0, "seed": seed}
-    lines = {"loss": [validation]} if validation else {}
+    lines = {"step": steps[-1:], "loss": [validation], "accuracy": [accuracy]}
+    lines = lines if validation else {}
     return RunRecord(run, diverged_at, train, test, seconds, 1, 100, {}, lines)
 
 

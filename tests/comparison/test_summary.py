@@ -5,6 +5,7 @@ import pytest
 from hpfree_jax._user_input import UserError
 from hpfree_jax.comparison._leaderboard import grid_table, score_table, task_table
 from hpfree_jax.comparison._summary import Result, find_target, summarise
+from hpfree_jax.comparison._table import rows
 
 from .records import TASK, method, plan, record
 
@@ -101,6 +102,8 @@ def test_a_grid_can_be_chosen_by_what_is_held_out():
     table = grid_table(by_validation, tuned)
     assert table.title == "Final validation loss of adam, best of 2"
     assert table.rows == [("toy", "2 *", "2.25")]
+    table = [row["loss"] for row in rows(by_validation) if row["split"] == "validation"]
+    assert table == [1.0, 3.0]
     runs[1e-3][0] = record([2.0])  # as an earlier version kept it
     with pytest.raises(UserError, match="are of a version that kept no validation"):
         summarise(plan(tuned, num_seeds=2), read, grid_choice="validation")
