@@ -9,9 +9,10 @@ turns and the smallest of their times counts, since other programs only add to t
 import sys
 
 from hpfree_jax.comparison import TaskSpec
+from hpfree_jax.comparison._datasets import load_datasets
 from hpfree_jax.comparison._runner import Rhythm, Runner
 from hpfree_jax.comparison._specs import parse_method, parse_model
-from hpfree_jax.data import load_dataset
+from hpfree_jax.models import MODELS
 
 SEEDS, STEPS, TURNS = (0, 1, 2), 40, 4
 
@@ -19,8 +20,9 @@ SEEDS, STEPS, TURNS = (0, 1, 2), 40, 4
 def measure(text: str) -> tuple[float, float]:
     """Seconds of a step of one seed, by itself and as one of three."""
     model, settings = parse_model(text)
-    task = TaskSpec("steps", "digits", model, settings, 64, STEPS, "cross_entropy")
-    dataset = load_dataset("digits")
+    data = "tiny_shakespeare" if MODELS[model].takes_tokens else "digits"
+    task = TaskSpec("steps", data, model, settings, 64, STEPS, "cross_entropy")
+    dataset = load_datasets([task])["steps"]
     runner = Runner(task, parse_method("adam"), dataset, Rhythm(2, STEPS))
 
     def seconds(seeds):

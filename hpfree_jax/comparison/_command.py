@@ -5,6 +5,10 @@ import shlex
 from hpfree_jax.comparison._compare import compare
 from hpfree_jax.comparison._config import CompareConfig
 from hpfree_jax.comparison._leaderboard import Table, score_table, task_table
+from hpfree_jax.comparison._standings import Standings, timed_runs
+from hpfree_jax.comparison._standings_tables import leaderboard
+from hpfree_jax.comparison._suite_runs import find_runs
+from hpfree_jax.comparison._suites import SUITES
 from hpfree_jax.comparison._summary import Summary
 from hpfree_jax.training._arguments import parse_arguments
 
@@ -28,22 +32,31 @@ def run_compare(args: list[str]) -> int:
         print(f"  {PROGRAM} {shlex.join(rest)}", flush=True)
         return INTERRUPTED
     print(f"runs: {result.runs_made} made, {result.runs_found} found")
-    _print_tables(result.summary)
+    if config.suite is None:
+        tables = _tables(result.summary)
+    else:
+        tasks = SUITES[config.suite]
+        found = list(find_runs(result.directory, tasks))
+        tables = leaderboard(Standings(timed_runs(found, tasks), tasks))
+    _print(tables)
     print(f"table: {result.directory / f'results.{config.table}'}")
     print(f"report: {result.directory / 'report.html'}")
     return 0
 
 
-def _print_tables(summary: Summary) -> None:
+def _tables(summary: Summary) -> list[Table]:
+    tables = [task_table(summary, task) for task in summary.plan.tasks]
+    return [*tables, score_table(summary)] if len(tables) > 1 else tables
+
+
+def _print(tables: list[Table]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 160
-    for task in summary.plan.tasks:
-        console.print(_rich(task_table(summary, task)))
-    if len(summary.plan.tasks) > 1:
-        console.print(_rich(score_table(summary)))
+        console.width = 200
+    for table in tables:
+        console.print(_rich(table))
 
 
 def _rich(table: Table):

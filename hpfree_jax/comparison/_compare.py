@@ -12,7 +12,7 @@ import jax
 
 from hpfree_jax._user_input import UserError
 from hpfree_jax.comparison._config import CompareConfig, default_directory
-from hpfree_jax.comparison._datasets import load_datasets
+from hpfree_jax.comparison._datasets import load_datasets, report_damage
 from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._records import RunRecord, write_whole
 from hpfree_jax.comparison._report import render_report
@@ -67,7 +67,8 @@ def compare(
                 session.run(lambda: interrupt.requested)
             except Stopped:
                 return Comparison(directory, None, session.made, session.found)
-        summary = summarise(plan, session.read, config.target)
+        report_damage(datasets.values())
+        summary = summarise(plan, session.read, config.target, config.grid_choice)
         write_whole(
             directory / f"results.{config.table}", table_bytes(summary, config.table)
         )

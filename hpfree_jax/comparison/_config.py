@@ -16,9 +16,11 @@ from hpfree_jax.comparison._specs import (
     TaskSpec,
     parse_method,
     parse_model,
+    run_config,
     slug,
 )
 from hpfree_jax.comparison._suites import SUITES
+from hpfree_jax.comparison._summary import CHOICES
 from hpfree_jax.comparison._table import FORMATS
 from hpfree_jax.data import DATASETS
 from hpfree_jax.models import MODELS
@@ -84,6 +86,12 @@ class CompareConfig:
     grid_rates: Annotated[tuple[float, ...], option("Learning rates of --grid.")] = (
         *(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
     )
+    grid_choice: Annotated[
+        str,
+        option(
+            "Final loss that chooses a rate; validation: on what is held out.", CHOICES
+        ),
+    ] = "train"
     target: Annotated[
         float | None,
         option(
@@ -137,6 +145,7 @@ class CompareConfig:
             self.log_every,
             self.evaluate_every,
         )
+        self._check_choice(plan)
         if not plan.tasks:
             raise UserError("there are no tasks to compare methods on; give some")
         if len({slug(task.name) for task in plan.tasks}) < len(plan.tasks):
@@ -150,6 +159,21 @@ class CompareConfig:
                     f"`log_every`, which is {log_every} for {task.name}"
                 )
         return plan
+
+    def _check_choice(self, plan: Plan) -> None:
+        if self.grid_choice != "validation":
+            return
+        if self.suite is not None:
+            raise UserError(
+                f"`grid_choice` validation does not go with `suite` {self.suite}, "
+                "whose leaderboard chooses rates by the test score; leave it out"
+            )
+        for task, method in itertools.product(plan.tasks, plan.methods):
+            if method.grid and not run_config(task, method, 0).held_out:
+                raise UserError(
+                    f"`grid_choice` validation: nothing is held out for {method.label} "
+                    "to be validated with; give a `validation_fraction`, such as 0.1"
+                )
 
     def _method(self, method: MethodSpec) -> MethodSpec:
         return dataclasses.replace(
@@ -185,6 +209,7 @@ class CompareConfig:
                     )
         if self.loss is not None:
             look_up("loss", self.loss, LOSSES)
+        look_up("grid_choice", self.grid_choice, dict.fromkeys(CHOICES))
         look_up("parallel", self.parallel, dict.fromkeys(PARALLEL))
         look_up("table", self.table, dict.fromkeys(FORMATS))
         if self.init is not None:

@@ -2,13 +2,18 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from hpfree_jax._user_input import UserError
 from hpfree_jax.comparison._specs import TaskSpec
-from hpfree_jax.data import TokenDataset, load_dataset, load_tokens
+from hpfree_jax.data import (
+    StreamingDataset,
+    TokenDataset,
+    load_dataset,
+    load_tokens,
+    open_stream,
+)
 from hpfree_jax.models import MODELS
-from hpfree_jax.training._held_out import AnyDataset, is_resident
+from hpfree_jax.training._held_out import AnyDataset
 from hpfree_jax.training._model_config import dataset_kind
 
 
@@ -24,7 +29,7 @@ def load_datasets(
       data_dir: TFDS directory, as everywhere.
 
     Raises:
-      UserError: if some data is not there, damaged, or too large for the device.
+      UserError: if some data is not there, or damaged.
     """
     opened: dict[str, AnyDataset] = {}
     found = {}
@@ -39,17 +44,20 @@ def load_datasets(
     return found
 
 
+def report_damage(datasets: Iterable[AnyDataset]) -> None:
+    """Says which examples of streams could not be read."""
+    streams = {id(x): x for x in datasets if isinstance(x, StreamingDataset)}
+    for dataset in streams.values():
+        for records in (dataset.train, dataset.test):
+            if note := records.report():
+                print(f"note: {note}", flush=True)
+
+
 def _open(task: TaskSpec, data_dir) -> AnyDataset:
     kind = dataset_kind(task.dataset)
-    if kind != "tokens":
-        return load_dataset(task.dataset, data_dir)
-    dataset = load_tokens(task.dataset, data_dir, context=_context(task))
-    if not is_resident(dataset):
-        raise UserError(
-            f"dataset {task.dataset} is too large for the device, and hpfree compare "
-            "does not read while training; use hpfree train, or a part of the text"
-        )
-    return dataset
+    if kind == "tokens":
+        return load_tokens(task.dataset, data_dir, context=_context(task))
+    return (open_stream if kind == "stream" else load_dataset)(task.dataset, data_dir)
 
 
 def _context(task: TaskSpec) -> int:

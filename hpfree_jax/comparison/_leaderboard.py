@@ -106,7 +106,7 @@ def told_table(summary: Summary) -> Table:
 
 
 def grid_table(summary: Summary, method: MethodSpec) -> Table:
-    """The final training loss of a tuned method, for each task and rate."""
+    """The final loss that chose the rate of a tuned method, for each task and rate."""
     rows = []
     for task in summary.plan.tasks:
         result = summary.result(task, method)
@@ -118,7 +118,8 @@ def grid_table(summary: Summary, method: MethodSpec) -> Table:
         ]
         rows.append((task.name, *cells))
     headings = ("task", *(f"{rate:g}" for rate in method.grid))
-    return Table(f"Final training loss of {method.label}", headings, rows)
+    kind = "validation" if summary.grid_choice == "validation" else "training"
+    return Table(f"Final {kind} loss of {method.label}", headings, rows)
 
 
 def _chosen_rate(result: Result) -> str:

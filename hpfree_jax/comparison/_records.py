@@ -32,6 +32,8 @@ class RunRecord:
     seeds_at_once: int
     num_params: int
     machine: Mapping[str, Any]  # versions, device, when
+    # TEST, by name, on what is held out of the training data; no lines without that.
+    validation: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -59,6 +61,14 @@ class RunRecord:
     def final_test_accuracy(self) -> float:
         """The last accuracy on the test data; NaN if the run diverged."""
         return math.nan if self.diverged_at is not None else self.test["accuracy"][-1]
+
+    @property
+    def final_validation_loss(self) -> float:
+        """The last loss on what is held out; infinite if the run diverged, or NaN.
+
+        NaN stands for a run that nothing is held out of.
+        """
+        return self._last(self.validation.get("loss") or [math.nan])
 
     @property
     def final_test_perplexity(self) -> float:
@@ -119,8 +129,9 @@ class RecordFile:
         for name, lines, keys in (
             ("train", record.train, TRAIN),
             ("test", record.test, TEST),
+            ("validation", record.validation, TEST if record.validation else ()),
         ):
-            if len({len(lines[key]) for key in keys}) != 1:
+            if len({len(lines[key]) for key in keys}) > 1:
                 raise ValueError(f"the columns of `{name}` differ in length")
         if record.diverged_at is None and record.test["step"][-1:] != [
             self._run["task"]["steps"]

@@ -1,5 +1,6 @@
 """Trains one method on one task from several seeds: at once, or one after another."""
 
+import contextlib
 import datetime
 import os
 import platform
@@ -13,20 +14,26 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from hpfree_jax.comparison._feeds import ResidentFeed, StreamFeed, make_steps, stack
 from hpfree_jax.comparison._records import TEST, TRAIN, RunRecord
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec, run_config
 from hpfree_jax.data import StreamingDataset
 from hpfree_jax.models import abstract_model
 from hpfree_jax.training import LOSSES, METHODS
-from hpfree_jax.training._held_out import AnyDataset, evaluation_examples
-from hpfree_jax.training._loop import make_orders
+from hpfree_jax.training._held_out import (
+    AnyDataset,
+    evaluation_examples,
+    is_resident,
+)
 from hpfree_jax.training._run_directory import versions
 from hpfree_jax.training._state import Task, TrainState, start
 from hpfree_jax.training._steps import (
     evaluation_batch_size,
     make_evaluate,
-    make_train_steps,
+    make_stream_evaluate,
 )
+
+Evaluate = Callable[[TrainState], tuple[float, float]]  # to loss and accuracy
 
 # The largest parameter, in numbers, of what gains from vmap on a CPU.
 SMALL = 256 * 256
@@ -80,13 +87,19 @@ class Runner:
         """Whether several seeds at once are faster than one after another.
 
         So it is on an accelerator, and on a CPU for matrices that are small. There a
-        product in a batch of products is slower than a large one by itself; and of
-        convolutions with different weights, ``vmap`` makes grouped ones.
+        product in a batch of products is slower than a large one by itself, and those
+        of a text have a row for each of its tokens; and of convolutions with different
+        weights, ``vmap`` makes grouped ones. Data that is read while training would be
+        read for all seeds at the same time.
         """
         if METHODS[self._method.method].is_costly_in_vmap:
             return False
+        if not is_resident(self._dataset):
+            return False
         if jax.default_backend() != "cpu":
             return True
+        if self._spec.is_text:
+            return False
         model = abstract_model(
             self._spec.model,
             self._dataset.input_shape,
@@ -113,13 +126,14 @@ class Runner:
         tasks, states = zip(*map(self.start, seeds), strict=True)
         num_params = sum(leaf.size for leaf in jax.tree.leaves(states[0].params))
         lines = [_Lines() for _ in seeds]
-        seconds = self._train(tasks, states, lines)
+        seconds = self._train(tasks, states, seeds, lines)
         return [
             RunRecord(
                 run=identity,
                 diverged_at=line.diverged_at,
                 train=line.train,
                 test=line.test,
+                validation=line.validation,
                 seconds_per_step=seconds / len(seeds),
                 seeds_at_once=len(seeds),
                 num_params=num_params,
@@ -129,48 +143,53 @@ class Runner:
         ]
 
     def _train(
-        self, tasks: Sequence[Task], states: Sequence[TrainState], lines: "list[_Lines]"
+        self,
+        tasks: Sequence[Task],
+        states: Sequence[TrainState],
+        seeds: Sequence[int],
+        lines: "list[_Lines]",
     ) -> float:
         """Fills the lines; returns the median time of a step, without compilation."""
         stacked = len(tasks) > 1
-        train_steps, evaluate = self._compiled(tasks[0], stacked)
-        examples = _examples(tasks)
-        orders = [make_orders(task) for task in tasks]
-        state, order_of = states[0], orders[0]
-        if stacked:
-            state = _stack(states)
-            order_of = lambda epoch: _stack([order(epoch) for order in orders])
-        order, held_out = order_of(0)
-        per_epoch = tasks[0].steps_per_epoch
-        calls = list(self._calls(per_epoch))
-        for num_steps in set(calls):  # compiled on a copy before the clock starts
-            copy = jax.tree.map(jnp.copy, state)
-            warm_up = train_steps(copy, examples, order, num_steps, held_out)
-            jax.block_until_ready(warm_up)
-        step, window, begin, seconds = 0, [], time.perf_counter(), []
-        for num_steps in calls:
-            if step and step % per_epoch == 0:
-                order, held_out = order_of(step // per_epoch)
-            state, metrics = train_steps(state, examples, order, num_steps, held_out)
-            window.append(metrics)
-            step += num_steps
-            if not self._ends_line(step, self._rhythm.log_every):
-                continue
-            values = np.concatenate(jax.device_get(window), axis=-2)
-            seconds.append((time.perf_counter() - begin) / values.shape[-2])
-            for line, own in zip(lines, values if stacked else [values], strict=True):
-                line.add_train(step, own)
-            if self._ends_line(step, self._rhythm.evaluate_every):
-                for index, line in enumerate(lines):
-                    if line.diverged_at is None:
+        steps, test = self._compiled(tasks[0], stacked)
+        validation = [self._validation(task) for task in tasks]
+        feed = self._feed(tasks, steps, seeds)
+        state = stack(states) if stacked else states[0]
+        step, window, seconds = 0, [], []
+        with contextlib.closing(feed):
+            calls = list(self._calls(tasks[0].steps_per_epoch))
+            for num_steps in set(calls):  # compiled on a copy before the clock starts
+                feed.compile(jax.tree.map(jnp.copy, state), num_steps)
+            begin = time.perf_counter()
+            for num_steps in calls:
+                state, metrics = feed.train(state, step, num_steps)
+                window.append(metrics)
+                step += num_steps
+                if not self._ends_line(step, self._rhythm.log_every):
+                    continue
+                values = np.concatenate(jax.device_get(window), axis=-2)
+                seconds.append((time.perf_counter() - begin) / values.shape[-2])
+                rows = values if stacked else [values]
+                for line, own in zip(lines, rows, strict=True):
+                    line.add_train(step, own)
+                if self._ends_line(step, self._rhythm.evaluate_every):
+                    for index, line in enumerate(lines):
                         own = _take(state, index) if stacked else state
-                        line.add_test(step, *evaluate(own))
-            if all(line.diverged_at is not None for line in lines):
-                break
-            if self._stop():
-                raise Stopped
-            window, begin = [], time.perf_counter()
+                        line.evaluate(step, own, test, validation[index])
+                if all(line.diverged_at is not None for line in lines):
+                    break
+                if self._stop():
+                    raise Stopped
+                window, begin = [], time.perf_counter()
         return statistics.median(seconds)
+
+    @staticmethod
+    def _feed(
+        tasks: Sequence[Task], steps: Callable, seeds: Sequence[int]
+    ) -> ResidentFeed | StreamFeed:
+        if is_resident(tasks[0].dataset):
+            return ResidentFeed(tasks, steps)
+        return StreamFeed(tasks, steps, seeds)
 
     def _ends_line(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self._spec.steps
@@ -178,56 +197,38 @@ class Runner:
     def _calls(self, per_epoch: int) -> Iterator[int]:
         """How many steps each compiled call makes, none beyond a line or an epoch.
 
-        One on a CPU, where XLA runs convolutions in a loop slowly. Elsewhere powers of
-        two, so that few different numbers are compiled.
+        One on a CPU, where XLA runs convolutions in a loop slowly, and of data that is
+        read while training. Elsewhere powers of two, so that few different numbers are
+        compiled.
         """
+        by_one = jax.default_backend() == "cpu" or not is_resident(self._dataset)
         step, ends = 0, (*self._rhythm, per_epoch)
         while step < self._spec.steps:
             room = min(self._spec.steps - step, *(end - step % end for end in ends))
             num_steps = 1 << (room.bit_length() - 1)
-            if jax.default_backend() == "cpu":
+            if by_one:
                 num_steps = 1
             yield num_steps
             step += num_steps
 
     def _compiled(self, task: Task, stacked: bool):
         if stacked not in self._functions:
-            train_steps = make_train_steps(task, self._loss)
-            if stacked:
-                train_steps = _over_seeds(train_steps, task.held_out is not None)
-            data = task.dataset
-            assert not isinstance(data, StreamingDataset)  # all are in memory
-            test, size = evaluation_examples(data), evaluation_batch_size(task)
-            self._functions[stacked] = (
-                train_steps,
-                make_evaluate(task, self._loss, test, size),
-            )
+            steps = make_steps(task, self._loss, stacked)
+            self._functions[stacked] = (steps, self._test(task))
         return self._functions[stacked]
 
+    def _test(self, task: Task) -> Evaluate:
+        data, size = task.dataset, evaluation_batch_size(task)
+        if isinstance(data, StreamingDataset):
+            return make_stream_evaluate(task, self._loss, size)
+        return make_evaluate(task, self._loss, evaluation_examples(data), size)
 
-def _examples(tasks: Sequence[Task]) -> Any:
-    """The training data on the device; stacked where seeds hold out different parts."""
-    if tasks[0].held_out is None:
-        tasks = tasks[:1]
-    data = [
-        jax.device_put(task.dataset.train_arrays)
-        for task in tasks
-        if not isinstance(task.dataset, StreamingDataset)  # all are in memory
-    ]
-    return _stack(data) if len(tasks) > 1 else data[0]
-
-
-def _over_seeds(train_steps, own_examples: bool):
-    """Makes the steps of several states, each with its own order of the data."""
-    axes = (0, 0 if own_examples else None, 0, 0)
-
-    def steps(states, examples, orders, num_steps, held_out):
-        step = lambda state, examples, order, held_out: train_steps(
-            state, examples, order, num_steps, held_out
-        )
-        return jax.vmap(step, in_axes=axes)(states, examples, orders, held_out)
-
-    return jax.jit(steps, static_argnums=3, donate_argnums=0)
+    def _validation(self, task: Task) -> Evaluate | None:
+        """On what is held out, which differs from seed to seed."""
+        if task.held_out is None:
+            return None
+        size = evaluation_batch_size(task)
+        return make_evaluate(task, self._loss, task.held_out, size)
 
 
 def now() -> str:
@@ -250,6 +251,7 @@ class _Lines:
     def __init__(self):
         self.train: dict[str, list[float | None]] = {name: [] for name in TRAIN}
         self.test: dict[str, list[float]] = {name: [] for name in TEST}
+        self.validation: dict[str, list[float]] = {name: [] for name in TEST}
         self.diverged_at: int | None = None
 
     def add_train(self, step: int, values: np.ndarray) -> None:
@@ -264,21 +266,25 @@ class _Lines:
         finite = [mean if np.isfinite(mean) else None for mean in means]
         self._append(self.train, step, *finite[: len(TRAIN) - 1])
 
-    def add_test(self, step: int, loss: float, accuracy: float) -> None:
-        """Adds a line of the test data."""
-        if not np.isfinite(loss):
+    def evaluate(
+        self, step: int, state: TrainState, test: Evaluate, validation: Evaluate | None
+    ) -> None:
+        """Adds a line of the test data, and one of what is held out."""
+        if self.diverged_at is not None:
+            return
+        measured = [(self.test, test(state))]
+        if validation is not None:
+            measured.append((self.validation, validation(state)))
+        if not all(np.isfinite(loss) for _, (loss, _) in measured):
             self.diverged_at = step
             return
-        self._append(self.test, step, loss, accuracy)
+        for lines, values in measured:
+            self._append(lines, step, *values)
 
     @staticmethod
     def _append(lines, *values) -> None:
         for column, value in zip(lines.values(), values, strict=True):
             column.append(value)
-
-
-def _stack(trees):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def _take(tree, index: int):

@@ -1,10 +1,12 @@
 """What the runs of a comparison say: final values, times to target, the best rates."""
 
 import dataclasses
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+from hpfree_jax._user_input import UserError
 from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._profile import performance_ratios
 from hpfree_jax.comparison._records import RunRecord
@@ -12,6 +14,9 @@ from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
 
 # What sets the target, where no loss is given: the first that takes part.
 BASELINES = ("adam", "adamw")
+
+# What can choose the rate of a grid, and the final loss of a run that it looks at.
+CHOICES = {"train": "final_loss", "validation": "final_validation_loss"}
 
 # The records of a task and a method without a grid, one per seed.
 Read = Callable[[TaskSpec, MethodSpec], Sequence[RunRecord]]
@@ -29,7 +34,7 @@ class Result:
     method: MethodSpec  # as it takes part
     chosen: MethodSpec  # at the rate that its grid gave
     records: Sequence[RunRecord]  # one per seed
-    # Final training loss by rate, a mean over the seeds; empty without a grid.
+    # Final loss by rate, a mean over the seeds; empty without a grid.
     grid_losses: Mapping[float, float]
 
     @property
@@ -76,6 +81,7 @@ class Summary:
     plan: Plan
     results: Mapping[tuple[str, str], Result]  # by the names of task and method
     targets: Mapping[str, Target]  # by the task's name
+    grid_choice: str = "train"  # a key of CHOICES
 
     def result(self, task: TaskSpec, method: MethodSpec) -> Result:
         """The result of a method on a task."""
@@ -97,16 +103,22 @@ class Summary:
         return performance_ratios(times)
 
 
-def summarise(plan: Plan, read: Read, target: float | None = None) -> Summary:
+def summarise(
+    plan: Plan, read: Read, target: float | None = None, grid_choice: str = "train"
+) -> Summary:
     """Draws the results together.
 
     Args:
       plan: the comparison, all of whose runs are made.
       read: from a task and a method without a grid to its records.
       target: a training loss for all tasks; None takes each task's from a baseline.
+      grid_choice: a key of :data:`CHOICES`, the final loss that chooses a rate.
+
+    Raises:
+      UserError: if the rate is to be chosen by a loss that a run does not have.
     """
     results = {
-        (task.name, method.label): _result(task, method, read)
+        (task.name, method.label): _result(task, method, read, CHOICES[grid_choice])
         for task in plan.tasks
         for method in plan.methods
     }
@@ -115,7 +127,7 @@ def summarise(plan: Plan, read: Read, target: float | None = None) -> Summary:
         own = [results[task.name, method.label] for method in plan.methods]
         given = None if target is None else Target(target, "--target")
         targets[task.name] = given or find_target(own)
-    return Summary(plan, results, targets)
+    return Summary(plan, results, targets, grid_choice)
 
 
 def find_target(results: Sequence[Result]) -> Target:
@@ -140,19 +152,26 @@ def find_target(results: Sequence[Result]) -> Target:
     return Target(statistics.median_high(finals), "the median of the methods")
 
 
-def _result(task: TaskSpec, method: MethodSpec, read: Read) -> Result:
+def _result(task: TaskSpec, method: MethodSpec, read: Read, loss: str) -> Result:
     variants = method.variants()
     records = [read(task, variant) for variant in variants]
+    final = [[getattr(record, loss) for record in own] for own in records]
+    if method.grid and any(map(math.isnan, itertools.chain(*final))):
+        raise UserError(
+            f"`grid_choice` validation: runs of {method.label} on {task.name} are of a "
+            "version that kept no validation loss; make them in another --output-dir, "
+            "or leave the option out"
+        )
 
     def badness(index: int) -> tuple[int, float]:
-        losses = [record.final_loss for record in records[index]]
+        losses = final[index]
         diverged = sum(not math.isfinite(loss) for loss in losses)
         finite = [loss for loss in losses if math.isfinite(loss)]
         return diverged, statistics.fmean(finite) if finite else math.inf
 
     best = min(range(len(variants)), key=badness)
     grid_losses = {
-        rate: statistics.fmean(record.final_loss for record in own)
-        for rate, own in zip(method.grid, records, strict=bool(method.grid))
+        rate: statistics.fmean(losses)
+        for rate, losses in zip(method.grid, final, strict=bool(method.grid))
     }
     return Result(task, method, variants[best], records[best], grid_losses)

@@ -35,8 +35,9 @@ def _rows(result: Result) -> Iterator[dict[str, Any]]:
             "seed": record.run["seed"],
             "status": record.status,
         }
-        for split, lines in (("train", record.train), ("test", record.test)):
-            for index, step in enumerate(lines["step"]):
+        for split in ("train", "test", "validation"):
+            lines = getattr(record, split)
+            for index, step in enumerate(lines.get("step", [])):
                 rates = lines.get("learning_rate")
                 yield {
                     **run,

@@ -6,7 +6,10 @@ from hpfree_jax.comparison._records import RunRecord
 TASK = TaskSpec("toy", "digits", "fcn", {}, 64, 30, "cross_entropy")
 
 
-def record(losses, *, every=10, accuracy=0.5, diverged_at=None, seconds=0.1, seed=0):
+def record(
+    losses, *, every=10, accuracy=0.5, diverged_at=None, seconds=0.1, seed=0,
+    validation=None,
+):  # fmt: skip
     """A run with a line of both kinds every so many steps."""
     steps = [every * (index + 1) for index in range(len(losses))]
     train = {
@@ -17,7 +20,9 @@ def record(losses, *, every=10, accuracy=0.5, diverged_at=None, seconds=0.1, see
     }
     test = {"step": steps, "loss": losses, "accuracy": [accuracy] * len(steps)}
     run = {"settings": {}, "init": "default", "held_out": 0.0, "seed": seed}
-    return RunRecord(run, diverged_at, train, test, seconds, 1, 100, {})
+    lines = {"step": steps[-1:], "loss": [validation], "accuracy": [accuracy]}
+    lines = lines if validation else {}
+    return RunRecord(run, diverged_at, train, test, seconds, 1, 100, {}, lines)
 
 
 def method(label, name="adam", grid=()):

@@ -63,6 +63,7 @@ def test_every_run_has_a_file_of_its_own():
         {"datasets": ("digits", "mnist")},
         {"grid": ("adam",)},
         {"target": 0.1, "parallel": "never", "table": "parquet"},
+        {"grid_choice": "validation"},
     ],
 )
 def test_a_comparison_can_be_continued_and_added_to(more):
@@ -140,6 +141,15 @@ def test_other_rates_in_a_grid_are_another_comparison():
         ({"grid_rates": (0.1, 0.1)}, "`grid_rates` holds a rate twice"),
         ({"target": float("nan")}, "`target` must be a finite loss, got nan"),
         ({"validation_fraction": 1.0}, "`validation_fraction` must lie in .*got 1.0"),
+        ({"grid_choice": "test"}, "unknown grid_choice 'test'; choose one of train, v"),
+        (
+            {"grid": ("adam",), "grid_choice": "validation"},
+            "validation: nothing is held out for adam, best of 5 .*validation_fraction",
+        ),
+        (
+            {"suite": "no-tuning", "grid_choice": "validation"},
+            "`grid_choice` validation does not go with `suite` no-tuning",
+        ),
         ({"evaluate_every": 15}, "`evaluate_every` 15 must be a multiple of `log_ev"),
     ],
 )

@@ -78,6 +78,22 @@ def test_a_run_is_what_the_trainer_does(adam, tmp_path):
         assert record.test[key] == expected
 
 
+def test_what_is_held_out_is_measured_as_the_trainer_does(runner, tmp_path):
+    (record,) = run(runner("adam", held_out=0.1), 3)
+    train(
+        TrainConfig(
+            method="adam", epochs=2, batch_size=256, seed=3, log_every=5,
+            validation_fraction=0.1, output_dir=tmp_path / "run", **SETTINGS,
+        )
+    )  # fmt: skip
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    for key in ("accuracy", "loss"):
+        expected = [x[f"validation_{key}"] for x in lines if "test_loss" in x]
+        assert record.validation[key] == expected
+    assert record.final_validation_loss == expected[-1]
+
+
 def test_all_methods_of_one_initialisation_start_from_the_same_weights(runner):
     def params(method, seed=0, init=None):
         return jax.tree.leaves(runner(method, init=init).start(seed)[1].params)

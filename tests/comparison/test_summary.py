@@ -2,8 +2,10 @@ import math
 
 import pytest
 
-from hpfree_jax.comparison._leaderboard import score_table, task_table
+from hpfree_jax._user_input import UserError
+from hpfree_jax.comparison._leaderboard import grid_table, score_table, task_table
 from hpfree_jax.comparison._summary import Result, find_target, summarise
+from hpfree_jax.comparison._table import rows
 
 from .records import TASK, method, plan, record
 
@@ -81,6 +83,30 @@ def test_a_grid_takes_the_lowest_mean_loss_among_the_rates_that_diverge_least():
     own = summary.result(TASK, tuned)
     assert own.chosen.settings["learning_rate"] == 1e-3
     assert own.grid_losses == {1e-4: 2.1, 1e-3: 1.5, 1e-2: math.inf}
+
+
+def test_a_grid_can_be_chosen_by_what_is_held_out():
+    runs = {
+        1e-3: [record([2.0], validation=1.0), record([2.0], validation=3.0)],
+        1e-2: [record([1.0], validation=2.0), record([1.0], validation=2.5)],
+    }
+    tuned = method("adam, best of 2", grid=(1e-3, 1e-2))
+    read = lambda task, variant: runs[variant.settings["learning_rate"]]
+    by_train, by_validation = (
+        summarise(plan(tuned, num_seeds=2), read, grid_choice=choice)
+        for choice in ("train", "validation")
+    )
+    rate = lambda s: s.result(TASK, tuned).chosen.settings["learning_rate"]
+    assert (rate(by_train), rate(by_validation)) == (1e-2, 1e-3)
+    assert by_validation.result(TASK, tuned).grid_losses == {1e-3: 2.0, 1e-2: 2.25}
+    table = grid_table(by_validation, tuned)
+    assert table.title == "Final validation loss of adam, best of 2"
+    assert table.rows == [("toy", "2 *", "2.25")]
+    table = [row["loss"] for row in rows(by_validation) if row["split"] == "validation"]
+    assert table == [1.0, 3.0]
+    runs[1e-3][0] = record([2.0])  # as an earlier version kept it
+    with pytest.raises(UserError, match="are of a version that kept no validation"):
+        summarise(plan(tuned, num_seeds=2), read, grid_choice="validation")
 
 
 def test_tables_show_divergence_and_order_by_loss():

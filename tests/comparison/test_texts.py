@@ -1,5 +1,6 @@
 """Language models in a comparison: a tiny GPT on a text of a few hundred tokens."""
 
+import dataclasses
 import json
 import math
 
@@ -32,7 +33,7 @@ def runs(task):
     """Two seeds at once, and one after another; with the model's dropout."""
     data = load_datasets([task])[task.name]
     runner = Runner(task, parse_method("adamw"), data, Rhythm(5, 5))
-    assert runner.gains_from_vmap()
+    assert not runner.gains_from_vmap()  # on a CPU, where products of tokens are large
     run = lambda *seeds: runner.run(seeds, [{"seed": seed} for seed in seeds])
     return run(3, 4), [*run(3), *run(4)]
 
@@ -84,7 +85,8 @@ def test_a_comparison_of_texts_reports_perplexity(task, tmp_path):
 
 
 def test_tasks_share_a_text_whatever_their_context(task):
-    longer = TaskSpec("long", task.dataset, "gpt_char", {**GPT, "context": 16}, 8, 1, "cross_entropy")  # fmt: skip
+    settings = {**GPT, "context": 16}
+    longer = dataclasses.replace(task, name="long", model_settings=settings)
     short, long = load_datasets([task, longer]).values()
     assert (short.input_shape, long.input_shape) == ((8,), (16,))
     assert short.train_tokens is long.train_tokens

@@ -1,0 +1,149 @@
+"""The leaderboard of the no-tuning suite: its data, and the page made from them.
+
+    hpfree compare --suite no-tuning --methods ... --output-dir runs/no-tuning
+    python benchmarks/no_tuning.py collect runs/no-tuning
+    python benchmarks/no_tuning.py page
+
+``collect`` takes all finished runs out of directories of ``hpfree compare``, also of
+one that goes on, into ``benchmarks/no_tuning/results.csv``, a row for each run; rows of
+runs that are not in the directories stay. ``page`` writes ``docs/leaderboard.md``.
+``marks METHOD`` prints on which tasks a method meets the marks.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from hpfree_jax.comparison._leaderboard import Table
+from hpfree_jax.comparison._standings import Standings
+from hpfree_jax.comparison._standings_tables import (
+    MAX_STEPS_RATIO,
+    chosen_rates,
+    final_scores,
+    marks_by_task,
+    marks_met,
+    speeds,
+    steps_by_task,
+)
+from hpfree_jax.comparison._suite_runs import (
+    Found,
+    SuiteRun,
+    find_runs,
+    read_runs,
+    write_runs,
+)
+from hpfree_jax.comparison._suites import SUITES
+
+FOLDER = Path(__file__).with_suffix("")
+RESULTS, SESSIONS = FOLDER / "results.csv", FOLDER / "sessions.json"
+PAGE = FOLDER.parents[1] / "docs" / "leaderboard.md"
+SUITE = "no-tuning"
+TASKS = SUITES[SUITE]
+# Whose marks the page shows on each task, besides those of the best one.
+DETAILED = ("auto",)
+
+
+def collect(directories: Sequence[Path]) -> None:
+    """Puts the runs of directories into the data, in place of earlier ones."""
+    found = [run for directory in directories for run in find_runs(directory, TASKS)]
+    old = read_runs(RESULTS) if RESULTS.exists() else []
+    runs = merge(old, found)
+    write_runs(RESULTS, runs)
+    print(f"{len(found)} runs found, {len(runs)} in {RESULTS}")
+    sessions = json.loads(SESSIONS.read_text()) if SESSIONS.exists() else []
+    for directory in directories:
+        plan = json.loads((directory / "plan.json").read_text())
+        sessions += [own for own in plan["sessions"] if own not in sessions]
+    sessions.sort(key=lambda session: session["started"])
+    SESSIONS.write_text(json.dumps(sessions, indent=1) + "\n")
+
+
+def merge(old: Sequence[SuiteRun], found: Sequence[Found]) -> list[SuiteRun]:
+    """Adds runs to the data, in place of earlier ones, and times them to the target.
+
+    Raises:
+      SystemExit: if that changes the target of earlier runs, whose curves are not kept.
+    """
+    latest = {run.row(None).key: run for run in found}
+    new = [run.row(None) for run in latest.values()]
+    kept = [run for run in old if run.key not in latest]
+    before, after = (Standings(runs, TASKS) for runs in (old, [*kept, *new]))
+    targets = {task.name: after.target(task) for task in after.tasks}
+    for task in before.tasks:
+        is_kept = any(run.task == task.name for run in kept)
+        if is_kept and before.target(task) != targets[task.name]:
+            raise SystemExit(
+                f"the tuned Adam's training loss on {task.name} is another one than "
+                f"that of the {len(kept)} runs kept: name their directories too, or "
+                f"move {RESULTS} away"
+            )
+    timed = (run.row(targets[run.task]) for run in latest.values())
+    return [*kept, *timed]
+
+
+def render(runs: Sequence[SuiteRun]) -> str:
+    """The page of some runs."""
+    standings = Standings(runs, TASKS)
+    singles = [name for name in standings.methods if not standings.is_tuned(name)]
+    tuned = [name for name in standings.methods if standings.is_tuned(name)]
+    detailed = dict.fromkeys([*singles[:1], *(n for n in DETAILED if n in singles)])
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters["markdown"] = markdown
+    return environment.get_template("leaderboard.md.jinja").render(
+        tasks=standings.tasks,
+        reference=standings.reference,
+        num_runs=len(runs),
+        seeds=sorted({run.seed for run in runs}),
+        days=sorted({run.when[:10] for run in runs}),
+        machines=sorted({f"{run.device}, {run.platform}" for run in runs}),
+        versions=sorted({run.versions for run in runs}),
+        singles=singles,
+        grids=[name.rsplit(", best of", 1)[0] for name in tuned],
+        max_steps_ratio=MAX_STEPS_RATIO,
+        scores=final_scores(standings),
+        speeds=speeds(standings),
+        steps=steps_by_task(standings),
+        rates=chosen_rates(standings),
+        marks=marks_met(standings),
+        details=[marks_by_task(standings, name) for name in detailed],
+    )
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown, its first column in code, without the title."""
+    lines = [table.headings, ["---", *["---:"] * (len(table.headings) - 1)]]
+    lines += [(f"`{first}`", *rest) for first, *rest in table.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The no-tuning leaderboard.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    own = commands.add_parser("collect")
+    own.add_argument("directories", nargs="+", type=Path)
+    commands.add_parser("page")
+    commands.add_parser("marks").add_argument("method")
+    args = parser.parse_args()
+    if args.command == "collect":
+        collect(args.directories)
+    elif args.command == "page":
+        PAGE.write_text(render(read_runs(RESULTS)))
+        print(PAGE)
+    else:
+        standings = Standings(read_runs(RESULTS), TASKS)
+        if args.method not in standings.methods:
+            parser.error(f"no runs of {args.method}; of {', '.join(standings.methods)}")
+        print(markdown(marks_by_task(standings, args.method)))
+
+
+if __name__ == "__main__":
+    main()
