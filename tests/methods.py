@@ -6,9 +6,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optax
 
 import hpfree_jax as hp
+from tests.problems import make_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +163,36 @@ AUTOWU_WITH_TESTS = [
     ),
 ]
 
+def two_layers(params, x):
+    hidden = x @ params["fc1"]["kernel"] + params["fc1"]["bias"]
+    return hidden @ params["fc2"]["kernel"] + params["fc2"]["bias"]
+
+
+PARAMS = make_params()
+AUTO = functools.partial(
+    hp.auto, PARAMS, hp.trace_architecture(two_layers, PARAMS, jnp.zeros((4, 8)))
+)
+STEEPEST = functools.partial(
+    hp.scale_by_steepest_descent, TWO_LAYERS, ranks={"fc1/kernel": 3}, nesterov=True
+)
+SPECTRAL = [
+    Method("agd-spectral", functools.partial(hp.agd, norm="spectral"), {"gain": 2.0}),
+    Method(
+        "agd-spectral-momentum-layout",
+        functools.partial(hp.agd, layout=TWO_LAYERS, norm="spectral"),
+        {"gain": 2.0, "momentum": 0.75},
+    ),
+    Method(
+        "scale_by_steepest_descent",
+        STEEPEST,
+        {"momentum": 0.75},
+        is_direction=True,
+    ),
+    Method("auto", AUTO, {"total_steps": 64}),
+]
+
 METHODS = [
+    *SPECTRAL,
     Method("agd", hp.agd, {"gain": 2.0}),
     Method("agd-momentum", hp.agd, {"gain": 2.0, "momentum": 0.75}),
     Method("agd-layout", functools.partial(hp.agd, layout=TWO_LAYERS), {"gain": 2.0}),
