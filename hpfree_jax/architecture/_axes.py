@@ -37,6 +37,11 @@ def size_of(dim: Dim) -> int:
     return math.prod(size for _, size in dim)
 
 
+def known_size(dim: Dim) -> int:
+    """The size of the part of an axis that comes from the source."""
+    return math.prod(size for labels, size in dim if labels)
+
+
 def merge(first: Dims, second: Dims) -> Dims:
     """Dims of an elementwise combination of two arrays of the same shape."""
     if len(first) != len(second):  # a scalar and an array

@@ -1,8 +1,9 @@
 """Grows the graph of layers while the tracer walks through a jaxpr."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from hpfree_jax.architecture import _axes
 from hpfree_jax.architecture._axes import NO_LABELS, Dims, Labels
@@ -53,6 +54,7 @@ class Application:
     fan_out: int
     kernel_size: tuple[int, ...]
     slice_key: tuple  # which slice of its leaf it uses
+    num_inputs: int  # vectors that each of its matrices is applied to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Builder:
         self.parts: dict[int, Parts] = {}
         self.used_whole: set[int] = set()  # nodes of which all is used, not slices
         self._unique = 0
+        self._repeats = 1  # how often the code that is walked through runs
+        self._unique_before_repeats = 0
 
     def snapshot(self) -> tuple:
         """What :meth:`restore` needs to forget everything that comes after."""
@@ -99,6 +103,25 @@ class Builder:
         """A number below 0 that was not given before."""
         self._unique -= 1
         return self._unique
+
+    @contextlib.contextmanager
+    def repeated(self, times: int) -> Iterator[None]:
+        """What is walked through once inside stands for so many repetitions."""
+        before = self._repeats, self._unique_before_repeats
+        if self._repeats == 1:  # else the outermost loop's
+            self._unique_before_repeats = self._unique
+        self._repeats *= times
+        yield
+        self._repeats, self._unique_before_repeats = before
+
+    def _repeats_of(self, view: View) -> int:
+        """How often one slice is used; unknown indices spread over a stack evenly."""
+        picked = math.prod(
+            self.leaves[view.leaf].shape[axis]
+            for axis, index in view.indexed
+            if index < self._unique_before_repeats
+        )
+        return -(-self._repeats // picked) if self._repeats != 1 else 1
 
     def add_node(
         self,
@@ -190,6 +213,8 @@ class Builder:
         looked_up: dict[int, Labels] | None = None,
         fan_in: int,
         fan_out: int,
+        num_inputs: int,
+        num_slices: dict[int, int] | None = None,
         num_groups: int = 1,
     ) -> tuple[int, int]:
         """Adds a layer and returns its node and the number of its application.
@@ -205,6 +230,8 @@ class Builder:
           looked_up: axes of each leaf that indices look up, for an embedding.
           fan_in: inputs summed into one unit.
           fan_out: units that one input is summed into.
+          num_inputs: vectors that the weights are applied to, or rows looked up.
+          num_slices: by leaf, among how many slices of a stack these are divided.
           num_groups: of a grouped convolution.
         """
         views = {view.leaf: view for view in derived.views}
@@ -239,6 +266,7 @@ class Builder:
             fan_out = math.prod(shape[axis] for axis in main.out_axes)
             fan_out = fan_out * math.prod(kernel_size) // num_groups
         view = views[main.leaf]
+        slices = (num_slices or {}).get(main.leaf, 1)
         application = Application(
             node=len(self.nodes),
             kind=kind,
@@ -247,6 +275,8 @@ class Builder:
             fan_out=fan_out,
             kernel_size=kernel_size,
             slice_key=(*view.indexed, *sorted(view.slices)),
+            # Rounded up where the rows do not divide evenly among experts.
+            num_inputs=-(-num_inputs // slices) * self._repeats_of(view),
         )
         for signal in signals:
             self.note_use(signal)
@@ -370,6 +400,14 @@ def _resolve_links(views: dict[int, View], found: dict[int, _Found]) -> None:
                             else:
                                 other_axes.linked_out |= fresh
                             queue.append(other)
+
+
+def num_slices(value: Derived, axes: Sequence[int]) -> dict[int, int]:
+    """By leaf, how many slices of it lie along axes of an array derived from it."""
+    return {
+        view.leaf: max(math.prod(_axes.known_size(view.dims[axis]) for axis in axes), 1)
+        for view in value.views
+    }
 
 
 def _labels(dims: Dims, indices: Sequence[int]) -> Labels:

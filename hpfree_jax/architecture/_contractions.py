@@ -5,7 +5,7 @@ import math
 
 from hpfree_jax.architecture import _axes
 from hpfree_jax.architecture._axes import NO_LABELS, Dims
-from hpfree_jax.architecture._build import Builder
+from hpfree_jax.architecture._build import Builder, num_slices
 from hpfree_jax.architecture._equations import Eqn, opaque, shape_of, unsupported
 from hpfree_jax.architecture._values import (
     MIXED,
@@ -68,6 +68,10 @@ def dot_general(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
         if isinstance(value, Derived) and isinstance(signal, Signal):
             kind = "embedding" if signal.is_one_hot else "dense"
             size = lambda axes, s=weights: math.prod(shapes[s][axis] for axis in axes)
+            units = size(free[weights])
+            if len(value.views) == 1:  # a weight that is repeated meets more inputs
+                (view,) = value.views
+                units = math.prod(_axes.known_size(view.dims[i]) for i in free[weights])
             node, index = builder.apply_layer(
                 kind,
                 value,
@@ -82,6 +86,8 @@ def dot_general(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
                 },
                 fan_in=size(contracting[weights]),
                 fan_out=size(free[weights]),
+                num_inputs=math.prod(out_shape) // max(units, 1),
+                num_slices=num_slices(value, batch[weights]),
             )
             dims = list(_axes.plain(out_shape))
             for position, axis in enumerate(batch[weights]):
@@ -141,8 +147,9 @@ def ragged_dot(builder: Builder, eqn: Eqn, lhs: Value, rhs: Derived) -> Value:
         return opaque(eqn, [lhs, rhs])
     if not groups:
         raise unsupported(eqn, "its groups are no axis of the parameter.")
-    shape = shape_of(eqn.invars[1])
+    shape, out_shape = shape_of(eqn.invars[1]), shape_of(eqn.outvars[0])
     free = [i for i in range(len(shape)) if i not in (*contracting, *groups)]
+    fan_out = math.prod(shape[axis] for axis in free)
     node, index = builder.apply_layer(
         "dense",
         rhs,
@@ -156,9 +163,10 @@ def ragged_dot(builder: Builder, eqn: Eqn, lhs: Value, rhs: Derived) -> Value:
             for view in rhs.views
         },
         fan_in=math.prod(shape[axis] for axis in contracting),
-        fan_out=math.prod(shape[axis] for axis in free),
+        fan_out=fan_out,
+        num_inputs=math.prod(out_shape) // max(fan_out, 1),
+        num_slices=num_slices(rhs, groups),
     )
-    out_shape = shape_of(eqn.outvars[0])
     dims = list(_axes.plain(out_shape))
     for i in range(len(free)):
         at = len(dims) - len(free) + i
@@ -212,6 +220,7 @@ def conv(builder: Builder, eqn: Eqn, lhs: Value, rhs: Value) -> Value:
             stack_labels=stack,
             fan_in=shape[in_dim] * window,
             fan_out=shape[out_dim] // groups * window,
+            num_inputs=math.prod(out_shape) // max(shape[out_dim], 1),
             num_groups=max(groups // num_stacked, 1),
         )
         dims = list(_axes.plain(out_shape))

@@ -272,6 +272,9 @@ def _layer(
 ) -> Layer:
     first = group[0]
     uses = collections.Counter(application.slice_key for application in group)
+    num_inputs: collections.Counter = collections.Counter()
+    for application in group:
+        num_inputs[application.slice_key] += application.num_inputs
     main = first.roles[0]
     readout_fans = [app.fan_in for app in group if app.node in readouts]
     return Layer(
@@ -302,6 +305,7 @@ def _layer(
         readout_fan_in=max(readout_fans, default=0),
         splits=_splits(group, builder, graph),
         residual_blocks=max(blocks.get(app.node, 1) for app in group),
+        num_inputs=max(num_inputs.values()),
     )
 
 

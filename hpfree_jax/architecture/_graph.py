@@ -64,6 +64,12 @@ class Layer:
         projection to queries, keys and values.
       residual_blocks: of a layer whose output is added to a residual stream, how many
         blocks add to that stream; else 1.
+      num_inputs: how many input vectors each of its matrices is applied to in the
+        traced batch, over all its uses: examples times positions of the output; of
+        a lookup, the rows. Of a stack, those of the slice that gets most. The forward
+        pass of a product takes ``2 * fan_in * n * num_inputs`` operations for each
+        slice, ``n`` being the product of the sizes of :attr:`out_axes`. 0 where it is
+        not known: of a layer that was made by hand.
     """
 
     path: str
@@ -82,6 +88,7 @@ class Layer:
     readout_fan_in: int = 0
     splits: int = 1
     residual_blocks: int = 1
+    num_inputs: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Interpreter:
         if _all(values, Const, Signal):
             return self._loop_without_parameters(eqn, jaxpr, consts, carry, stacked)
         if not any(isinstance(value, Derived) for value in stacked):
-            results = self._map(jaxpr, consts, carry, stacked)
+            results = self._map(jaxpr, length, consts, carry, stacked)
             if results is not None:
                 return [
                     *results[:num_carry],
@@ -136,13 +136,14 @@ class Interpreter:
             outputs = [Const() for _ in eqn.outvars[num_carry:]]
         return [*carry, *outputs]
 
-    def _map(self, jaxpr, consts, carry, stacked) -> list[Value] | None:
+    def _map(self, jaxpr, length, consts, carry, stacked) -> list[Value] | None:
         """One iteration for all, where the carry takes nothing along, else None."""
         if not _all(carry, Const):
             return None
         carry = [Const() for _ in carry]
         taken = self.builder.snapshot()
-        results = self.run(jaxpr, [*consts, *carry, *map(_drop_axis, stacked)])
+        with self.builder.repeated(length):
+            results = self.run(jaxpr, [*consts, *carry, *map(_drop_axis, stacked)])
         if _all(results[: len(carry)], Const):
             return results
         self.builder.restore(taken)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hpfree_jax.architecture import _axes
 from hpfree_jax.architecture._axes import NO_LABELS, Dims
-from hpfree_jax.architecture._build import Builder
+from hpfree_jax.architecture._build import Builder, num_slices
 from hpfree_jax.architecture._equations import Eqn, named, opaque, shape_of
 from hpfree_jax.architecture._values import (
     OUT,
@@ -140,6 +140,10 @@ def gather(builder: Builder, eqn: Eqn, operand: Value, indices: Value) -> Value:
             looked_up=labels,
             fan_in=math.prod(_operand_size(eqn, axis) for axis in looked_up),
             fan_out=math.prod(out_shape[i] for i in columns),
+            num_inputs=math.prod(
+                size for i, size in enumerate(out_shape) if i not in columns
+            ),
+            num_slices=num_slices(operand, batching),
         )
         dims = tuple(
             ((frozenset({OUT}), size),) if i in columns else ((NO_LABELS, size),)
@@ -211,6 +215,7 @@ def dynamic_slice(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[V
         out_dims=columns,
         fan_in=math.prod(sizes[axis] for axis in moving),
         fan_out=math.prod(sizes[axis] for axis in columns),
+        num_inputs=math.prod(shape[axis] for axis in moving),
     )
     dims = tuple(
         ((frozenset({OUT}), size),) if i in columns else ((NO_LABELS, size),)
@@ -235,6 +240,7 @@ def constant_lookup(builder: Builder, value: Derived) -> Signal:
         looked_up={view.leaf: value.lookup},
         fan_in=size,
         fan_out=math.prod(_axes.size_of(view.dims[i]) for i in columns),
+        num_inputs=math.prod(_axes.size_of(view.dims[i]) for i in rows),
     )
     dims = tuple(
         ((frozenset({OUT}), _axes.size_of(dim)),) if i in columns else _plain_dim(dim)
