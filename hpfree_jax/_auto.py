@@ -18,7 +18,7 @@ from hpfree_jax._base import (
     scalar_like,
     transformation,
 )
-from hpfree_jax._layout import Layout, Matrix
+from hpfree_jax._layout import Layout, Matrix, Vector
 from hpfree_jax._orthogonalize import num_multiplications
 from hpfree_jax._paths import map_with_name
 from hpfree_jax._steepest_descent import (
@@ -31,7 +31,7 @@ from hpfree_jax.architecture import Architecture
 # the evidence for each of these.
 RATE = 0.2
 MOMENTUM = 0.9
-WEIGHT_DECAY = 0.1
+DECAY = 0.02
 # Where orthogonalising a matrix would take more than this share of the arithmetic of
 # its gradient, only its leading directions are: an eighth, and at least so many.
 SHARE = 0.5
@@ -55,7 +55,8 @@ def auto(
     With the mean depth :math:`D` of all paths through the model, at step
     :math:`t = 0, \dots, T - 1`
 
-    .. math:: W \leftarrow W - \frac{0.2}{D} \left(1 - \frac tT\right) (d_t + 0.1\, W),
+    .. math::
+        W \leftarrow W - \frac{0.2}{D} \left(1 - \frac tT\right) (d_t + 0.02\, D\, W),
 
     where :math:`d_t` is the direction of :func:`hpfree_jax.scale_by_steepest_descent`
     with Nesterov momentum 0.9: matrices orthogonalised and scaled by the square root of
@@ -115,7 +116,8 @@ def auto(
             "them.",
             stacklevel=2,
         )
-    peak = RATE / (architecture.mean_path_depth if weights else 1)
+    depth = architecture.mean_path_depth if weights else 1.0
+    peak = RATE / depth
     direction = scale_by_steepest_descent(
         layout,
         tables=tables,
@@ -124,7 +126,7 @@ def auto(
         nesterov=True,
     )
     decay = optax.add_decayed_weights(
-        WEIGHT_DECAY, mask=lambda tree: map_with_name(lambda n, _: n in weights, tree)
+        DECAY * depth, mask=lambda tree: map_with_name(lambda n, _: n in weights, tree)
     )
 
     def learning_rate(count):
@@ -171,7 +173,7 @@ def auto(
 
 def _check_total_steps(total_steps: ArrayLike) -> None:
     check_in_interval("total_steps", total_steps, 1, float("inf"), include_low=True)
-    if not isinstance(total_steps, jax.Array) and total_steps != int(total_steps):
+    if not isinstance(total_steps, jax.Array) and float(total_steps) % 1:  # type: ignore[arg-type]
         raise ValueError(f"`total_steps` must be a whole number, got {total_steps}.")
 
 
@@ -184,7 +186,9 @@ def _roles(params: PyTree, architecture: Architecture) -> tuple[Layout, set[str]
     shapes = dict(architecture.leaves)
     alone = [v.path for v in architecture.vectors if v.leader is None and not v.in_axes]
     alone += architecture.others
-    rows = {path: Matrix((), tuple(range(len(shapes[path])))) for path in alone}
+    rows: dict[str, Matrix | Vector | None] = {
+        path: Matrix((), tuple(range(len(shapes[path])))) for path in alone
+    }
     layout = architecture.layout(params, overrides=rows)
     tables = {layer.path for layer in architecture.layers if layer.kind == "embedding"}
     return layout, tables | set(rows)
@@ -197,7 +201,7 @@ def _ranks(
     shapes, ranks = dict(architecture.leaves), {}
     for layer in architecture.layers:
         for leaf in layer.leaves:
-            if leaf.path in tables or not getattr(layer, "num_inputs", 0):
+            if leaf.path in tables or not layer.num_inputs:
                 continue
             d_in, d_out, positions = layout.matrices[leaf.path].fans(shapes[leaf.path])
             rows, columns = sorted((d_in * positions, d_out))

@@ -33,8 +33,7 @@ POLISH = 2 * ((15 / 8, -10 / 8, 3 / 8),)
 def orthogonalize(
     matrices: Inexact[Array, "*stack rows columns"],
 ) -> Inexact[Array, "*stack rows columns"]:
-    r"""Returns :math:`U V^\top` of the singular value decompositions
-    :math:`U \Sigma V^\top`, up to a small error.
+    r"""Returns the factors :math:`U V^\top` of :math:`U \Sigma V^\top`, nearly.
 
     The matrices are divided by their Schatten 4-norm
     :math:`(\sum_i \sigma_i^4)^{1/4}`, and their singular values mapped by a fixed

@@ -23,6 +23,10 @@ class Method:
       hyperparams: numeric arguments of the factory, all exact in bfloat16.
       extra_args: what ``update`` needs, from (loss function, parameters).
       is_direction: the sign and the learning rate are still to be applied.
+      has_rate: whether there is a learning rate in its state.
+      amplification: of rounding errors, relative to elementwise methods. An orthogonal
+        factor multiplies those of the gradient by the largest singular value over the
+        smallest, and has some of its own; the steps of a rule feed them back.
       num_steps: steps within which the loss of ``problems.quadratic`` falls tenfold.
     """
 
@@ -31,6 +35,8 @@ class Method:
     hyperparams: Mapping[str, float]
     extra_args: Callable[[Callable, Any], dict[str, Any]] = lambda loss, params: {}
     is_direction: bool = False
+    has_rate: bool = True
+    amplification: float = 1
     num_steps: int = 100
 
     def make(self, **kwargs) -> optax.GradientTransformationExtraArgs:
@@ -163,6 +169,7 @@ AUTOWU_WITH_TESTS = [
     ),
 ]
 
+
 def two_layers(params, x):
     hidden = x @ params["fc1"]["kernel"] + params["fc1"]["bias"]
     return hidden @ params["fc2"]["kernel"] + params["fc2"]["bias"]
@@ -176,19 +183,27 @@ STEEPEST = functools.partial(
     hp.scale_by_steepest_descent, TWO_LAYERS, ranks={"fc1/kernel": 3}, nesterov=True
 )
 SPECTRAL = [
-    Method("agd-spectral", functools.partial(hp.agd, norm="spectral"), {"gain": 2.0}),
+    Method(
+        "agd-spectral",
+        functools.partial(hp.agd, norm="spectral"),
+        {"gain": 2.0},
+        amplification=200,
+    ),
     Method(
         "agd-spectral-momentum-layout",
         functools.partial(hp.agd, layout=TWO_LAYERS, norm="spectral"),
         {"gain": 2.0, "momentum": 0.75},
+        amplification=200,
     ),
     Method(
         "scale_by_steepest_descent",
         STEEPEST,
         {"momentum": 0.75},
         is_direction=True,
+        has_rate=False,
+        amplification=200,
     ),
-    Method("auto", AUTO, {"total_steps": 64}),
+    Method("auto", AUTO, {"total_steps": 128}, amplification=200),
 ]
 
 METHODS = [

@@ -85,7 +85,7 @@ def told_table(summary: Summary) -> Table:
         held_out = first.run["held_out"]
         needs = {
             "the length": horizon,
-            "the architecture": row.uses_layout,
+            "the architecture": bool(row.model_args),
             f"{held_out:.0%} of the training data, held out": held_out > 0,
         }
         rows.append(

@@ -53,7 +53,7 @@ class TrainConfig(ModelConfig):
         bool, option("Draw images anew: shifted, mirrored, as the data's sources do.")
     ] = False
 
-    method: Annotated[str, option("Training method.", METHODS)] = "agd"
+    method: Annotated[str, option("Training method.", METHODS)] = "auto"
     loss: Annotated[
         str | None, option("Loss; None: square, of a text cross_entropy.", LOSSES)
     ] = None

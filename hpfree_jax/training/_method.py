@@ -37,7 +37,8 @@ class Method(NamedTuple):
     settings: Mapping[str, Any]  # what can be chosen, and the defaults
     init: str  # the initialisation that belongs to the method, a key of INITS
     reference: str  # one line for the help text
-    uses_layout: bool = False  # whether build takes the model's layout too
+    # What build takes of the model too, of: params, architecture, layout.
+    model_args: tuple[str, ...] = ()
     # The optimizers it works inside of, with their settings, by the setting `inner`;
     # the first is the default.
     inners: Mapping[str, Mapping[str, Any]] = {}

@@ -133,14 +133,14 @@ def check_kind(model: str, dataset: str) -> None:
 
 
 def trace_model(
-    name: str, model: nnx.Module, input_shape: tuple[int, ...]
+    name: str, model: nnx.Module, input_shape: tuple[int, ...], batch_size: int = 2
 ) -> hp.Architecture:
     """Traces a model in evaluation mode and leaves it so; nothing is computed."""
     model.eval()
     dtype = jnp.int32 if MODELS[name].takes_tokens else jnp.float32
     try:
         return hp.trace_architecture(
-            model, jax.ShapeDtypeStruct((2, *input_shape), dtype)
+            model, jax.ShapeDtypeStruct((batch_size, *input_shape), dtype)
         )
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"model {name} cannot be traced: {error}") from error

@@ -1,5 +1,6 @@
 """The table of training methods: ours, and optax's to compare with."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,18 +16,39 @@ from hpfree_jax.training._optax_methods import OPTAX_METHODS
 from hpfree_jax.training._peers import PEERS
 
 
-def _build_agd(length: Length, gain, momentum, layout):
+def _build_agd(length: Length, gain, momentum, layout, *, norm="frobenius"):
     del length  # AGD has no horizon
-    return hp.agd(gain, layout, momentum=momentum)
+    return hp.agd(gain, layout, norm=norm, momentum=momentum)
+
+
+def _build_auto(length: Length, params, architecture):
+    return hp.auto(params, architecture, length.total_steps)
 
 
 METHODS: dict[str, Method] = {
+    "auto": Method(
+        _build_auto,
+        {},
+        "default",
+        "hpfree_jax.auto, chosen by the no-tuning suite",
+        model_args=("params", "architecture"),
+        has_horizon=True,
+        remedy="--batch-size or --init agd",
+    ),
     "agd": Method(
         _build_agd,
         {"gain": 1.0, "momentum": 0.0},
         "agd",
         "arXiv 2304.05187",
-        uses_layout=True,
+        model_args=("layout",),
+        remedy="--gain",
+    ),
+    "agd_spectral": Method(
+        functools.partial(_build_agd, norm="spectral"),
+        {"gain": 1.0, "momentum": 0.9},
+        "agd",
+        "AGD under the spectral norm",
+        model_args=("layout",),
         remedy="--gain",
     ),
     **HYPERGRADIENT_METHODS,
@@ -66,7 +88,7 @@ def build_optimizer(
     *,
     total_steps: int,
     steps_per_epoch: int | None = None,
-    layout: hp.Layout | None = None,
+    model: Mapping[str, Any] | None = None,
     learning_rate_factor: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Builds an optimizer of the table.
@@ -76,7 +98,8 @@ def build_optimizer(
       settings: the method's own settings, such as ``gain``; None values are defaults.
       total_steps: updates in the whole training, which schedules need.
       steps_per_epoch: updates in a pass over the data; None: in the whole training.
-      layout: of the parameters, for AGD; None infers it from their names.
+      model: ``params``, ``architecture`` and ``layout``, as far as the method needs
+        them; without a layout, AGD infers it from names and shapes.
       learning_rate_factor: what the learning rate is multiplied by, if there is one.
 
     Raises:
@@ -97,8 +120,8 @@ def build_optimizer(
         if not (rate > 0 and math.isfinite(rate)):
             raise UserError(f"`learning_rate` must be above 0, got {rate}")
         chosen["learning_rate"] *= learning_rate_factor
-    if METHODS[name].uses_layout:
-        chosen["layout"] = layout
+    given = {"layout": None, **(model or {})}
+    chosen |= {arg: given[arg] for arg in METHODS[name].model_args}
     # A training can end within its first epoch.
     length = Length(total_steps, min(steps_per_epoch or total_steps, total_steps))
     try:

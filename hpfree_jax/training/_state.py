@@ -93,21 +93,23 @@ def start(
     _check_batch_size(config, dataset, held_out)
     num_examples = dataset.num_train
     model = _build_model(config, dataset, nnx.Rngs(params_key))
-    layout, factor = None, 1.0
+    model_args, factor = {}, 1.0
     if (
-        method.uses_layout
+        method.model_args
         or config.chosen_init != "default"
         or config.scale_learning_rate
     ):
-        arch = trace_model(config.model, model, dataset.input_shape)
+        arch = trace_model(config.model, model, dataset.input_shape, config.batch_size)
         try:
             if config.chosen_init != "default":
                 params = nnx.state(model, nnx.Param)
                 init_key = jax.random.fold_in(params_key, 0)
                 drawn = hp.initialize(init_key, params, arch, config.chosen_init)
                 nnx.update(model, drawn)
-            if method.uses_layout:
-                layout = arch.layout(nnx.state(model, nnx.Param))
+            if method.model_args:
+                params = nnx.state(model, nnx.Param)
+                layout = arch.layout(params)
+                model_args = {"params": params, "architecture": arch, "layout": layout}
         except ValueError as error:
             raise UserError(f"model {config.model}: {error}") from error
         if config.scale_learning_rate:
@@ -122,7 +124,7 @@ def start(
         config.method_settings,
         total_steps=total_steps or config.epochs * steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
-        layout=layout,
+        model=model_args,
         learning_rate_factor=factor,
     )
     model.train()
