@@ -21,10 +21,7 @@ from hpfree_jax._base import (
 from hpfree_jax._layout import Layout, Matrix, Vector
 from hpfree_jax._orthogonalize import num_multiplications
 from hpfree_jax._paths import map_with_name
-from hpfree_jax._steepest_descent import (
-    SteepestDescentState,
-    scale_by_steepest_descent,
-)
+from hpfree_jax._steepest_descent import scale_by_steepest_descent
 from hpfree_jax.architecture import Architecture
 
 # What the first step changes in the output of all layers together; docs/auto.md has
@@ -44,7 +41,7 @@ class AutoState(NamedTuple):
     count: Int[Array, ""]  # int32, steps taken: calls with finite gradients
     learning_rate: Float[Array, ""]  # of the last step; at first, of the one to come
     past_horizon: Bool[Array, ""]  # whether a step was taken after total_steps
-    direction: SteepestDescentState
+    direction: optax.OptState  # a SteepestDescentState
 
 
 def auto(
