@@ -179,9 +179,7 @@ class Layout(Mapping[str, Matrix | Vector | None]):
         return "Layout({\n" + "".join(lines) + "})"
 
 
-def check_layout(
-    layout: Layout, params: PyTree, *, needs_leaders: bool = True
-) -> None:
+def check_layout(layout: Layout, params: PyTree, *, needs_leaders: bool = True) -> None:
     """Raises unless the layout has a fitting rule for each floating-point leaf.
 
     Rules of leaves that are masked out or None are welcome; a tree without any leaf
