@@ -196,7 +196,7 @@ def test_a_horizon_is_a_whole_number_of_steps(total_steps, error, message):
     ],
 )
 def test_an_architecture_of_another_model_names_the_first_difference(change, message):
-    with pytest.raises(ValueError, match="another model than the one traced.*"):
+    with pytest.raises(ValueError, match="another model than the one traced"):
         hp.auto({**make_tree(), **change}, ARCH, 10)
     with pytest.raises(ValueError, match=message):
         hp.auto({**make_tree(), **change}, ARCH, 10)

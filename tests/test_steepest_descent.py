@@ -352,10 +352,10 @@ def test_bases_and_stacks_keep_their_types_on_an_explicit_mesh():
     )
     expected = run(tx, plain, 3)
     for axes in (
-        {"stack": ("b", None, "a"), "gamma": ("b", "a"), "conv": (None, None, "a", "b"),
-         "table": ("a", "b")},
-        {"stack": (None, None, "b"), "gamma": (None, "a"), "conv": (None, None, None, "b"),
-         "table": (None, "b")},
+        {"stack": ("b", None, "a"), "gamma": ("b", "a"),
+         "conv": (None, None, "a", "b"), "table": ("a", "b")},
+        {"stack": (None, None, "b"), "gamma": (None, "a"),
+         "conv": (None, None, None, "b"), "table": (None, "b")},
     ):  # fmt: skip
         grads = {
             name: jax.device_put(

@@ -45,3 +45,13 @@ def test_train_gpt_learns_and_writes(tmp_path):
     sample = (tmp_path / "run" / "sample.txt").read_text()
     assert len(sample) == 200
     assert sample.strip() in result.stdout
+
+
+@pytest.mark.slow
+def test_auto_trains_a_model_of_ones_own(capsys, tfds_directory):
+    from examples.auto import main
+
+    accuracies = main()
+    assert accuracies["hp.auto"] > 0.95
+    assert accuracies["hp.auto"] > accuracies["Adam at 0.001"]
+    assert f"hp.auto{accuracies['hp.auto']:>15.1%}" in capsys.readouterr().out
