@@ -55,7 +55,8 @@ class TrainConfig(ModelConfig):
 
     method: Annotated[str, option("Training method.", METHODS)] = "auto"
     loss: Annotated[
-        str | None, option("Loss; None: cross_entropy for auto and texts, else square.", LOSSES)
+        str | None,
+        option("Loss; None: cross_entropy for auto and texts, else square.", LOSSES),
     ] = None
     epochs: Annotated[int, option("Passes over the training data.")] = 30
     batch_size: Annotated[int, option("Examples in a step.")] = 64
