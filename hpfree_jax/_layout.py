@@ -179,11 +179,12 @@ class Layout(Mapping[str, Matrix | Vector | None]):
         return "Layout({\n" + "".join(lines) + "})"
 
 
-def check_layout(layout: Layout, params: PyTree) -> None:
+def check_layout(layout: Layout, params: PyTree, *, needs_leaders: bool = True) -> None:
     """Raises unless the layout has a fitting rule for each floating-point leaf.
 
     Rules of leaves that are masked out or None are welcome; a tree without any leaf
-    fits every layout (optax initialises transformations on placeholders).
+    fits every layout (optax initialises transformations on placeholders). Where the
+    gradients of leaders are used, the leader of each vector must be there, too.
     """
     leaves = {leaf.name: leaf.value for leaf in named_leaves(params)}
     gaps = left_out(params)
@@ -218,11 +219,11 @@ def check_layout(layout: Layout, params: PyTree) -> None:
                     f"its shape {leaf.shape} exactly one role, got {rule}."
                 )
         elif isinstance(rule, Vector):
-            _check_vector(name, rule, leaf, layout, leaves)
+            _check_vector(name, rule, leaf, layout, leaves, needs_leaders)
 
 
-def _check_vector(name, rule, leaf, layout, leaves):
-    if rule.leader not in leaves:
+def _check_vector(name, rule, leaf, layout, leaves, needs_leaders):
+    if rule.leader not in leaves and needs_leaders:
         raise ValueError(
             f"`{name}` follows `{rule.leader}`, which is masked out or None, so that "
             f"its gradient is not at hand. Give `{name}` another leader, or mask it "
@@ -233,6 +234,8 @@ def _check_vector(name, rule, leaf, layout, leaves):
             f"The rule of `{name}` has the stack axes {rule.stack_axes}, but its shape "
             f"is {leaf.shape}."
         )
+    if rule.leader not in leaves:
+        return
     leader_shape = leaves[rule.leader].shape
     stack = tuple(leader_shape[axis] for axis in layout[rule.leader].stack_axes)
     found = tuple(leaf.shape[axis] for axis in rule.stack_axes)

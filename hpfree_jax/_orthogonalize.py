@@ -175,14 +175,16 @@ def group_by_shape(
       leaves: by name; only shapes and dtypes are looked at.
       rules: of these, or of more.
       ranks: of the leaves whose leading directions alone are orthogonalised. A rank
-        that is not below the smaller side of the matrix is none.
+        that is not below the smaller side of the matrix is none, and complex
+        matrices have none, since bases are real.
     """
     groups: dict[tuple, list[str]] = collections.defaultdict(list)
     for name, leaf in leaves.items():
         d_in, d_out, positions = rules[name].fans(leaf.shape)
         rows, columns = sorted((d_in * positions, d_out))
         rank = (ranks or {}).get(name)
-        rank = rank if rank and rank < rows else None
+        is_real = jnp.issubdtype(leaf.dtype, jnp.floating)
+        rank = rank if rank and rank < rows and is_real else None
         if leaf.size:
             groups[rows, columns, rank, _precision(leaf)].append(name)
     counts = {name: rules[name].num_slices(leaf.shape) for name, leaf in leaves.items()}

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
@@ -22,7 +23,13 @@ from hpfree_jax._base import (
 from hpfree_jax._infer_layout import infer_layout
 from hpfree_jax._layout import Layout, Matrix, Vector, check_layout
 from hpfree_jax._orthogonalize import initial_bases, spectral_directions
-from hpfree_jax._paths import did_you_mean, map_with_name, named_leaves
+from hpfree_jax._paths import (
+    did_you_mean,
+    is_under,
+    left_out,
+    map_with_name,
+    named_leaves,
+)
 
 
 class SteepestDescentState(NamedTuple):
@@ -97,17 +104,20 @@ def scale_by_steepest_descent(
     tables, ranks = frozenset(tables), dict(ranks or {})
     for path, rank in ranks.items():
         check_in_interval(f"ranks[{path!r}]", rank, 1, float("inf"), include_low=True)
+        if not isinstance(rank, int | np.integer):
+            raise TypeError(f"`ranks[{path!r}]` must be a whole number, got {rank!r}.")
 
     def layout_of(tree):
         if layout is None:
             rules = infer_layout(tree)
         else:
-            check_layout(layout, tree)
+            check_layout(layout, tree, needs_leaders=False)
             rules = layout
         named = {"tables": tables, "ranks": ranks} if len(rules) else {}
+        gaps = left_out(tree)
         for argument, paths in named.items():
             for path in paths:
-                if path not in rules.matrices:
+                if path not in rules.matrices and not is_under(path, gaps):
                     raise ValueError(
                         f"`{argument}` names `{path}`, which is no matrix of the layout"
                         f"{did_you_mean(path, rules.matrices)}."
