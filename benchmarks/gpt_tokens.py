@@ -1,6 +1,6 @@
 """Tokens per second of a training step of the character GPT, beside PyTorch.
 
-    python benchmarks/gpt_tokens.py --torch-python ../venv-torch/bin/python
+    python benchmarks/gpt_tokens.py --torch-python ../venv-torch2/bin/python
 
 Both train nanoGPT's character-level model (6 blocks, 384 wide, 6 heads, context 256,
 without biases, tied) in float32 with AdamW on random tokens, each in a process of its
@@ -8,9 +8,11 @@ own on the same two cores. They take turns of a step; while one works the other 
 Ours is the compiled step of the trainer. PyTorch's is written for this comparison with
 its fused attention and optimizer; --compile also compiles its model.
 
-The floor is the time of the matrix products alone, at the speed at which this machine
-multiplies matrices of the largest layer's size: a turn of these is measured in JAX in
-each round, too. Dropout is off, unless --dropout says otherwise.
+The floor of each is the time of its matrix products alone: in each round both also
+compute those of one block, forward and backward, at the shapes that they have in the
+step, and the step has six times as many. (The products of the readout, less than one
+in a hundred, are left out, and what is masked in the attention is counted as computed.)
+Dropout is off, unless --dropout says otherwise.
 """
 
 import argparse
@@ -23,19 +25,43 @@ VOCABULARY, DEPTH, WIDTH, HEADS, CONTEXT = 65, 6, 384, 6, 256
 RATE, DECAY = 1e-3, 0.1
 
 
-def matmul_flops(batch):
-    """Operations of a step's matrix products: two passes back for each one forward.
+def dense_shapes():
+    """Inputs and outputs of the dense layers of a block: qkv, out, up, down."""
+    return [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)]
 
-    The attention of PyTorch and JAX computes the half above the diagonal, too, on a
-    CPU. A look-up in the table of tokens is no product.
-    """
-    dense = DEPTH * 12 * WIDTH**2 + VOCABULARY * WIDTH  # numbers in the kernels
-    attention = DEPTH * 2 * CONTEXT * WIDTH  # products for a token
-    return 3 * 2 * batch * CONTEXT * (dense + attention)
+
+def product_flops(batch):
+    """Operations of the products of a block: two passes back for each one forward."""
+    attention = 2 * CONTEXT * WIDTH  # products for a token
+    return 3 * 2 * batch * CONTEXT * (12 * WIDTH**2 + attention)
+
+
+def block_products(arrays):
+    """The products of a block; of arrays of JAX or PyTorch."""
+    dense, attention = arrays
+    for inputs, kernel, outputs in dense:
+        yield inputs @ kernel
+        yield outputs @ kernel.T
+        yield inputs.T @ outputs
+    for x, weights in attention:
+        yield x @ x.swapaxes(-1, -2)
+        yield weights @ x
+        yield weights.swapaxes(-1, -2) @ x
+
+
+def product_arrays(batch, make):
+    """What :func:`block_products` takes, made of shapes."""
+    tokens = batch * CONTEXT
+    dense = [(make(tokens, i), make(i, o), make(tokens, o)) for i, o in dense_shapes()]
+    features, weights = (
+        (batch, HEADS, CONTEXT, size) for size in (WIDTH // HEADS, CONTEXT)
+    )
+    # Twice: scores and the weights' cotangents, the output and that of the queries, ...
+    return dense, [(make(*features), make(*weights)) for _ in range(2)]
 
 
 def make_jax_runs(batch, dropout):
-    """The trainer's step, and a product of matrices, in JAX."""
+    """The trainer's step, and the products of a block, in JAX."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -66,10 +92,13 @@ def make_jax_runs(batch, dropout):
         carry[0], metrics = train_steps(carry[0], examples, order, 1)
         metrics.block_until_ready()
 
-    left = jnp.ones((batch * CONTEXT, WIDTH))
-    right = jnp.ones((WIDTH, 4 * WIDTH))
-    multiply = jax.jit(jnp.matmul)
-    return {"step": step, "matmul": lambda: multiply(left, right).block_until_ready()}
+    arrays = product_arrays(batch, lambda *shape: jnp.ones(shape))
+    multiply = jax.jit(lambda arrays: list(block_products(arrays)))
+
+    def products():
+        jax.block_until_ready(multiply(arrays))
+
+    return {"step": step, "products": products}
 
 
 def make_torch_runs(batch, dropout, compiled):
@@ -136,7 +165,14 @@ def make_torch_runs(batch, dropout, compiled):
         optimizer.step()
         return loss.item()
 
-    return {"step": step}
+    arrays = product_arrays(batch, torch.ones)
+
+    def products():
+        with torch.no_grad():
+            for _ in block_products(arrays):
+                pass
+
+    return {"step": step, "products": products}
 
 
 def serve(runs):
@@ -188,8 +224,12 @@ def main():
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:2]))
     ours = begin(sys.executable, "jax", args)
     theirs = begin(args.torch_python, "torch", args)
-    turns = {"JAX": (ours, "step"), "PyTorch": (theirs, "step")}
-    turns["product"] = (ours, "matmul")
+    sides = {"JAX": ours, "PyTorch": theirs}
+    turns = {
+        (name, run): (process, run)
+        for run in ("step", "products")
+        for name, process in sides.items()
+    }
     seconds = {name: [] for name in turns}
     for round_ in range(args.rounds + 2):  # the first two compile and warm up
         for name, turn in turns.items():
@@ -201,20 +241,19 @@ def main():
         process.stdin.close()
         process.wait()
     tokens = args.batch * CONTEXT
-    flops = 2 * tokens * WIDTH * 4 * WIDTH / min(seconds["product"])
-    floor = matmul_flops(args.batch) / flops
-    print(
-        f"batch {args.batch}, dropout {args.dropout:g}; a product runs at "
-        f"{flops / 1e9:.0f} GFLOP/s, so the products of a step take {floor:.3f} s"
-    )
-    print(f"{'':<10}{'tokens/s':>10}{'fastest':>10}{'products, share':>17}")
-    for name in ("JAX", "PyTorch"):
-        median, fastest = statistics.median(seconds[name]), min(seconds[name])
+    print(f"batch {args.batch}, dropout {args.dropout:g}, {args.rounds} rounds")
+    columns = f"{'tokens/s':>10}{'fastest':>10}{'products':>16}{'share of a step':>16}"
+    print(f"{'':<10}{columns}")
+    for name in sides:
+        steps, products = seconds[name, "step"], seconds[name, "products"]
+        median, fastest = statistics.median(steps), min(steps)
+        speed = product_flops(args.batch) / min(products) / 1e9
+        floor = DEPTH * min(products)
         print(
             f"{name:<10}{tokens / median:>10,.0f}{tokens / fastest:>10,.0f}"
-            f"{floor / fastest:>17.0%}"
+            f"{speed:>8.0f} GFLOP/s{floor / fastest:>16.0%}"
         )
-    pairs = zip(seconds["PyTorch"], seconds["JAX"], strict=True)
+    pairs = zip(seconds["PyTorch", "step"], seconds["JAX", "step"], strict=True)
     ratio = statistics.median(theirs / ours for theirs, ours in pairs)
     print(f"JAX / PyTorch: {ratio:.2f}, median over rounds. Mark: 1.0.")
 

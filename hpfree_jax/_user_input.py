@@ -31,8 +31,8 @@ def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
     """
     if name in table:
         return table[name]
-    close = difflib.get_close_matches(name.lower(), list(table), n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    close = difflib.get_close_matches(name.lower(), list(table), n=3)
+    hint = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
     raise UserError(f"unknown {kind} {name!r}{hint}; choose one of {', '.join(table)}")
 
 

@@ -30,6 +30,7 @@ def _dispatch(args: list[str]) -> int:
     commands = {
         "train": (_train, "train a network on real data"),
         "compare": (_compare, "compare training methods side by side"),
+        "bench": (_bench, "time a training step of several methods"),
         "architecture": (_architecture, "print and draw the graph of a network"),
         "models": (_models, "list the networks"),
         "datasets": (_datasets, "list the datasets and where they are"),
@@ -58,6 +59,12 @@ def _compare(args: list[str]) -> int:
     from hpfree_jax.comparison._command import run_compare
 
     return run_compare(args)
+
+
+def _bench(args: list[str]) -> int:
+    from hpfree_jax.comparison._bench import run_bench
+
+    return run_bench(args)
 
 
 def _architecture(args: list[str]) -> int:

@@ -38,7 +38,7 @@ def run_compare(args: list[str]) -> int:
         tasks = SUITES[config.suite]
         found = list(find_runs(result.directory, tasks))
         tables = leaderboard(Standings(timed_runs(found, tasks), tasks))
-    _print(tables)
+    print_tables(tables)
     print(f"table: {result.directory / f'results.{config.table}'}")
     print(f"report: {result.directory / 'report.html'}")
     return 0
@@ -49,7 +49,8 @@ def _tables(summary: Summary) -> list[Table]:
     return [*tables, score_table(summary)] if len(tables) > 1 else tables
 
 
-def _print(tables: list[Table]) -> None:
+def print_tables(tables: list[Table]) -> None:
+    """Prints tables, as wide as a terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)

@@ -1,6 +1,7 @@
 """A dataset in memory: images as bytes, and how to augment and normalise them."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -88,22 +89,31 @@ def normalise(images: ArrayLike, mean: np.ndarray, std: np.ndarray) -> jax.Array
     return (jnp.asarray(images, jnp.float32) - mean) / std
 
 
-def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pixel_statistics(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and standard deviation of each channel, exact to float32.
 
     Counts how often each of the 256 values occurs, and so needs no copy of the images
-    as floating-point numbers.
+    as floating-point numbers, and does not depend on how they are divided into blocks.
 
     >>> images = np.array([0, 255, 0, 255], np.uint8).reshape(1, 2, 2, 1)
-    >>> print(*pixel_statistics(images))
+    >>> print(*pixel_statistics([images]))
     [127.5] [127.5]
     """
+    counts = np.sum([_count_values(images) for images in blocks], axis=0)
     values = np.arange(256.0)
-    means, stds = [], []
-    for channel in range(images.shape[-1]):
-        counts = np.bincount(images[..., channel].ravel(), minlength=256)
-        mean = counts @ values / counts.sum()
-        means.append(mean)
-        stds.append(np.sqrt(counts @ (values - mean) ** 2 / counts.sum()))
-    std = np.array(stds, np.float32)
-    return np.array(means, np.float32), np.where(std > 0, std, np.float32(1))
+    totals = counts.sum(axis=1)
+    means = counts @ values / totals
+    squares = (values - means[:, None]) ** 2
+    std = np.sqrt((counts * squares).sum(axis=1) / totals).astype(np.float32)
+    return means.astype(np.float32), np.where(std > 0, std, np.float32(1))
+
+
+def _count_values(images: np.ndarray) -> np.ndarray:
+    """How often each channel has each value, (channels, 256)."""
+    channels = range(images.shape[-1])
+    return np.stack(
+        [
+            np.bincount(images[..., channel].ravel(), minlength=256)
+            for channel in channels
+        ]
+    )

@@ -5,7 +5,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from hpfree_jax._user_input import UserError, look_up
 from hpfree_jax.data._augmentation import NO_AUGMENTATION, Augmentation
 from hpfree_jax.data._dataset import Dataset, pixel_statistics
-from hpfree_jax.data._records import Records, Shape, check_features
+from hpfree_jax.data._records import Example, Records, Shape, check_features
 from hpfree_jax.data._stream import StreamingDataset
 from hpfree_jax.data._tokens import (
     TokenDataset,
@@ -192,7 +192,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
     notes = [note for records in (train, test) if (note := records.report())]
     for note in notes:
         print(f"note: {note}", flush=True)
-    mean, std = _statistics(entry, train_images)
+    mean, std = _statistics(entry, [train_images])
     return Dataset(
         name,
         train_images,
@@ -213,19 +213,15 @@ def open_stream(
     """Opens a dataset of images to be read while a model trains.
 
     Arguments and errors are those of :func:`load_dataset`. Any dataset of images can
-    be streamed; of those whose statistics are measured, a thousand images are.
+    be streamed; where statistics are measured, all training images are read for that.
     """
     entry = look_up("dataset", name, DATASETS)
     if entry.kind == "tokens":
         raise UserError(f"dataset {name} is a text: open it with data.load_tokens")
     with _opened(name, data_dir) as builder:
         train, test = _records(entry, builder)
-        sample: Any = None
-        if entry.mean is None:
-            step = max(1, len(train) // 1000)
-            examples = train.read(range(0, len(train), step))
-            sample = np.stack([example.image for example in examples if example])
-    mean, std = _statistics(entry, sample)
+        images = (np.stack([e.image for e in block]) for block in _blocks(train))
+        mean, std = _statistics(entry, images)
     height, width, channels = entry.input_shape
     return StreamingDataset(
         name,
@@ -249,29 +245,31 @@ def load_tokens(
     """Opens a text, as characters or as the tokens of a file.
 
     Args:
-      name: ``tiny_shakespeare``, or a folder with ``train.bin`` and ``val.bin``.
+      name: ``tiny_shakespeare``, or a folder with ``train.bin`` and ``val.bin``. A name
+        of the table is never taken for a folder; ``./tiny_shakespeare`` is one.
       data_dir: as for :func:`load_dataset`; not used for a folder.
       context: tokens in an example.
 
     Raises:
       UserError: as :func:`load_dataset`, and if the context does not fit.
     """
-    texts = {name: entry for name, entry in DATASETS.items() if entry.kind == "tokens"}
-    if Path(name).is_dir():
+    name = os.fspath(name)
+    texts = {key: entry for key, entry in DATASETS.items() if entry.kind == "tokens"}
+    if name not in DATASETS and Path(name).is_dir():
         return read_token_files(Path(name), context)
-    if os.fspath(name) in DATASETS and os.fspath(name) not in texts:
+    if name in DATASETS and name not in texts:
         raise UserError(f"dataset {name} holds images: open it with data.load_dataset")
-    if os.sep in os.fspath(name):
+    if os.sep in name:
         raise UserError(
             f"there is no folder {name}; a folder of tokens holds train.bin"
         )
-    look_up("text", os.fspath(name), texts)
-    with _opened(os.fspath(name), data_dir) as builder:
+    look_up("text", name, texts)
+    with _opened(name, data_dir) as builder:
         train, validation = (
             builder.as_data_source(split=split)[0]["text"].decode()
             for split in ("train", "validation")
         )
-    return character_dataset(os.fspath(name), train, validation, context)
+    return character_dataset(name, train, validation, context)
 
 
 def data_directory(data_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -323,19 +321,25 @@ def _records(entry: DatasetEntry, builder: Any) -> tuple[Records, Records]:
 
 def _read_all(records: Records) -> tuple[np.ndarray, np.ndarray]:
     """Returns all readable examples; raises if one in ten is not."""
-    examples = []
-    for start in range(0, len(records), 1024):
-        block = records.read(range(start, min(start + 1024, len(records))))
-        examples += [example for example in block if example is not None]
-        if 10 * len(records.skipped) > len(records):
-            raise ValueError(records.report())
+    examples = [example for block in _blocks(records) for example in block]
     images = np.stack([example.image for example in examples])
     return images, np.array([example.label for example in examples], np.int32)
 
 
-def _statistics(entry: DatasetEntry, images: np.ndarray):
+def _blocks(records: Records) -> Iterator[list[Example]]:
+    """Yields the readable examples in blocks; raises if one in ten is not."""
+    for start in range(0, len(records), 1024):
+        block = records.read(range(start, min(start + 1024, len(records))))
+        if 10 * len(records.skipped) > len(records):
+            raise ValueError(records.report())
+        if readable := [example for example in block if example is not None]:
+            yield readable
+
+
+def _statistics(entry: DatasetEntry, blocks: Iterable[np.ndarray]):
+    """Those that the table gives, or measured over blocks of training images."""
     if entry.mean is None:
-        return pixel_statistics(images)
+        return pixel_statistics(blocks)
     return np.array(entry.mean, np.float32), np.array(entry.std, np.float32)
 
 

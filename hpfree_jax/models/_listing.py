@@ -12,7 +12,9 @@ COLUMNS = ("name", "parameters", "for", "source", "settings")
 def run_models(args: Sequence[str] = ()) -> int:
     """Prints the table; ``--markdown`` prints it as in the documentation."""
     parser = argparse.ArgumentParser(
-        PROGRAM, description="Lists the networks: name, parameters, source, settings."
+        PROGRAM,
+        description="Lists the networks: name, parameters, source, settings.",
+        allow_abbrev=False,
     )
     parser.add_argument("--markdown", action="store_true", help="as in docs/models.md")
     if parser.parse_args(args).markdown:

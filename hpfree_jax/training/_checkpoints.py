@@ -1,6 +1,8 @@
 """Checkpoints of a training run, with Orbax."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ import numpy as np
 from hpfree_jax._user_input import UserError
 from hpfree_jax.training._state import TrainState
 from hpfree_jax.training._steps import METRICS
+from hpfree_jax.training._writing import WriteError
 
 
 class Restored(NamedTuple):
@@ -47,7 +50,10 @@ class Checkpoints:
                 "pending": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, enable_async_checkpointing=False, create=True
+                max_to_keep=keep,
+                enable_async_checkpointing=False,
+                create=True,
+                cleanup_tmp_directories=True,  # of a save that failed, or was killed
             ),
         )
 
@@ -72,19 +78,26 @@ class Checkpoints:
         pending: np.ndarray,
         data_state: dict[str, Any] | None = None,
     ) -> None:
-        """Stores the state after ``step`` updates, and returns when it is on disk."""
+        """Stores the state after ``step`` updates, and returns when it is on disk.
+
+        Raises:
+          WriteError: if that fails; the checkpoints before it stay.
+        """
         if step == self.latest():
             return
         args = self._ocp.args
-        self._manager.save(
-            step,
-            args=args.Composite(
-                state=args.StandardSave(_named(state)),
-                pending=args.JsonSave(
-                    {"metrics": pending.tolist(), "data": data_state}
-                ),
-            ),
+        items = args.Composite(
+            state=args.StandardSave(_named(state)),
+            pending=args.JsonSave({"metrics": pending.tolist(), "data": data_state}),
         )
+        try:
+            with _quiet_failure():
+                self._manager.save(step, args=items)
+        except Exception as error:  # of TensorStore, a full disk is a ValueError
+            raise WriteError(
+                f"the checkpoint {self.path(step)} cannot be written "
+                f"({_one_line(error)})"
+            ) from error
 
     def restore(
         self, step: int, like: TrainState, num_metrics: int = len(METRICS)
@@ -100,22 +113,17 @@ class Checkpoints:
           UserError: if the stored arrays are others, naming the first that differs, or
             if the files are damaged, saying where the run can continue without them.
         """
-        previous_hook = sys.unraisablehook
-        sys.unraisablehook = _without_late_reads(previous_hook)
         try:
-            restored = self._restore(step, like, num_metrics)
-            sys.unraisablehook = previous_hook  # after a failure, reads still end
-            return restored
+            with _quiet_failure():
+                return self._restore(step, like, num_metrics)
         except UserError:
             raise
         except Exception as error:  # whatever Orbax, TensorStore and JSON stumble over
             older = [other for other in self._manager.all_steps() if other < step]
             action = f"continue from step {max(older)}" if older else "begin at step 0"
-            reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"the checkpoint {self.path(step)} is damaged "
-                f"({type(error).__name__}: {reason}); move it out of {self.folder} "
-                f"to {action}"
+                f"the checkpoint {self.path(step)} is damaged ({_one_line(error)}); "
+                f"move it out of {self.folder} to {action}"
             ) from error
 
     def _restore(self, step: int, like: TrainState, num_metrics: int) -> Restored:
@@ -145,18 +153,38 @@ class Checkpoints:
         return Restored(state, pending.reshape(-1, num_metrics), data_state)
 
 
-def _without_late_reads(hook):
-    """Hides reads that end after another has failed and Orbax's event loop is closed.
+def _one_line(error: Exception) -> str:
+    """Kind and beginning of an error; the reason of a full disk comes at its end."""
+    text = " ".join(str(error).split())
+    if len(text) > 200:
+        text = f"{text[:100]} ... {text[-100:]}"
+    return f"{type(error).__name__}: {text}"
 
-    Python would print a traceback for each of them, beside the error itself.
+
+@contextlib.contextmanager
+def _quiet_failure() -> Iterator[None]:
+    """Hides what Orbax prints of a failure beside the error that it raises.
+
+    It logs tracebacks. Reads and writes that end after another has failed find its
+    event loop closed, of which Python prints a traceback each; they may end at any time
+    after the failure, so that this hook stays.
     """
+    from absl import logging
+
+    verbosity, hook = logging.get_verbosity(), sys.unraisablehook
 
     def report(unraisable):
         error = unraisable.exc_value
         if not (isinstance(error, RuntimeError) and "loop is closed" in str(error)):
             hook(unraisable)
 
-    return report
+    sys.unraisablehook = report
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+        sys.unraisablehook = hook
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:

@@ -55,7 +55,8 @@ class TrainConfig(ModelConfig):
 
     method: Annotated[str, option("Training method.", METHODS)] = "auto"
     loss: Annotated[
-        str | None, option("Loss; None: square, of a text cross_entropy.", LOSSES)
+        str | None,
+        option("Loss; None: cross_entropy for auto and texts, else square.", LOSSES),
     ] = None
     epochs: Annotated[int, option("Passes over the training data.")] = 30
     batch_size: Annotated[int, option("Examples in a step.")] = 64
@@ -167,8 +168,10 @@ class TrainConfig(ModelConfig):
 
     @property
     def chosen_loss(self) -> str:
-        """The loss, the data's own where none is given."""
-        return self.loss or ("cross_entropy" if self.is_text else "square")
+        """The loss, that of the data or the method where none is given."""
+        if self.loss:
+            return self.loss
+        return "cross_entropy" if self.is_text else METHODS[self.method].loss
 
     @property
     def chosen_init(self) -> str:

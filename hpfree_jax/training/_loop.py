@@ -97,9 +97,10 @@ def run_loop(
         Interrupt() as interrupt,
         Progress(total_steps, step) as progress,
     ):
-        # Compiled on a copy before the clock starts.
-        num_steps = min(steps_per_call, config.log_every, steps_per_epoch)
-        feed.compile(jax.tree.map(lambda x: x.copy(), state), step, num_steps)
+        if step < total_steps:  # on a copy, before the clock starts
+            num_steps = min(steps_per_call, config.log_every, steps_per_epoch)
+            with progress.waiting("compiling a step and trying it"):
+                feed.compile(jax.tree.map(lambda x: x.copy(), state), step, num_steps)
         clock = _Clock(config.batch_size * _units(task))
         stalled = feed.stall_seconds
         while step < total_steps:
@@ -108,6 +109,9 @@ def run_loop(
             num_steps = min(steps_per_call, to_window_end, steps_per_epoch - position)
             state, metrics = feed.train(state, step, num_steps)
             window.append(metrics)
+            # One step ahead of the device is enough to keep it busy. With more, Ctrl-C
+            # would have to wait for all of them.
+            jax.block_until_ready(window[-2:-1])
             step, position = step + num_steps, position + num_steps
             clock.count(num_steps)
             progress.advance(num_steps)

@@ -37,6 +37,7 @@ class Method(NamedTuple):
     settings: Mapping[str, Any]  # what can be chosen, and the defaults
     init: str  # the initialisation that belongs to the method, a key of INITS
     reference: str  # one line for the help text
+    loss: str = "square"  # of images where none is chosen, a key of LOSSES
     # What build takes of the model too, of: params, architecture, layout.
     model_args: tuple[str, ...] = ()
     # The optimizers it works inside of, with their settings, by the setting `inner`;

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hpfree_jax.training._writing import writing
+
 
 class MetricsFile:
     """The file ``metrics.jsonl`` of a run.
@@ -16,9 +18,13 @@ class MetricsFile:
         self.path = path
 
     def append(self, **values: Any) -> None:
-        """Writes a line; refuses what JSON has no word for (NaN, infinities)."""
+        """Writes a line; refuses what JSON has no word for (NaN, infinities).
+
+        Raises:
+          WriteError: if it cannot be written.
+        """
         line = json.dumps(values, allow_nan=False)
-        with self.path.open("a") as file:
+        with writing(self.path), self.path.open("a") as file:
             file.write(line + "\n")
 
     def read(self) -> list[dict[str, Any]]:
@@ -37,5 +43,6 @@ class MetricsFile:
         """Forgets the lines of later steps, which a resumed run writes again."""
         kept = [line for line in self.read() if line["step"] <= step]
         aside = self.path.with_suffix(".tmp")
-        aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        aside.replace(self.path)
+        with writing(self.path):
+            aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            aside.replace(self.path)

@@ -31,6 +31,7 @@ METHODS: dict[str, Method] = {
         {},
         "default",
         "hpfree_jax.auto, chosen by the no-tuning suite",
+        loss="cross_entropy",
         model_args=("params", "architecture"),
         has_horizon=True,
         remedy="--batch-size or --init agd",

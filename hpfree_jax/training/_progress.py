@@ -1,11 +1,22 @@
-"""How far the training is: a bar on a terminal, else a line per evaluation."""
+"""How far the training is: a bar on a terminal, else a line from time to time."""
 
+import contextlib
+import datetime
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from types import TracebackType
+
+PATIENCE = 20  # seconds before a line says what is being waited for
+INTERVAL = 60  # seconds between lines within an epoch
 
 
 class Progress:
     """Shows a training run; use it in a ``with`` statement.
+
+    Without a terminal, results are lines. Where they are more than a minute apart, a
+    line between them says how far the run is.
 
     Args:
       total_steps: the number of steps when the run is done.
@@ -14,7 +25,8 @@ class Progress:
 
     def __init__(self, total_steps: int, first_step: int):
         self._total_steps = total_steps
-        self._first_step = first_step
+        self._first_step = self._step = first_step
+        self._begin = self._latest_line = time.monotonic()
         self._bar = None
 
     def __enter__(self) -> "Progress":
@@ -47,12 +59,34 @@ class Progress:
 
     def advance(self, num_steps: int) -> None:
         """Counts steps that were started."""
+        self._step += num_steps
         if self._bar is not None:
             self._bar.advance(self._task, num_steps)
+        elif time.monotonic() - self._latest_line >= INTERVAL:
+            self.report(f"step {self._step}/{self._total_steps}, {self._remaining()}")
 
     def report(self, text: str) -> None:
         """Shows one line of results."""
+        self._latest_line = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, description=text)
         else:
             print(text, flush=True)
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Says what is being waited for, if that takes long; then the steps begin."""
+        timer = threading.Timer(PATIENCE, lambda: self.report(f"{what} ..."))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+        self._begin = time.monotonic()
+
+    def _remaining(self) -> str:
+        seconds = time.monotonic() - self._begin
+        per_step = seconds / (self._step - self._first_step)
+        left = round(per_step * (self._total_steps - self._step))
+        return f"{per_step:.3g} s each, about {datetime.timedelta(seconds=left)} left"

@@ -49,6 +49,11 @@ class RunDirectory:
         return self.path / "curves.png"
 
     @property
+    def summary(self) -> Path:
+        """The last metrics, and how the latest session ended."""
+        return self.path / "summary.json"
+
+    @property
     def sample(self) -> Path:
         """The text drawn from a language model."""
         return self.path / "sample.txt"
@@ -155,6 +160,14 @@ class RunDirectory:
             raise UserError(
                 f"`output_dir` {self.path} cannot be written ({error}); choose another"
             ) from error
+
+    def is_finished(self, step: int) -> bool:
+        """Whether a session ended after that step and wrote all its results."""
+        try:
+            summary = json.loads(self.summary.read_text())
+            return (summary["status"], summary["step"]) == ("finished", step)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def changed_versions(self) -> list[str]:
         """Says which versions differ from those that the run began with."""

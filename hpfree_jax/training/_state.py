@@ -1,7 +1,9 @@
 """What a training run carries from step to step, and how it begins."""
 
+import contextlib
 import math
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -12,7 +14,7 @@ from jaxtyping import Array, Int, PyTree
 
 import hpfree_jax as hp
 from hpfree_jax._user_input import UserError
-from hpfree_jax.data import TokenDataset
+from hpfree_jax.data import DATASETS, TokenDataset
 from hpfree_jax.models import MODELS, abstract_model, build_model
 from hpfree_jax.training._config import TrainConfig
 from hpfree_jax.training._held_out import (
@@ -154,19 +156,36 @@ def start(
     return task, state
 
 
+def check_fits(config: TrainConfig) -> None:
+    """Raises UserError unless the model can be built for its data, yet to be read."""
+    name, settings = config.model, config.model_settings
+    entry = DATASETS.get(config.dataset)
+    shape, classes = (entry.input_shape, entry.num_classes) if entry else (None, None)
+    if MODELS[name].takes_tokens:  # a text has the model's context
+        shape = (config.context or MODELS[name].settings["context"],)
+    with _saying_what_fits(config, config.dataset, shape):
+        abstract_model(name, shape, classes, settings)
+
+
 def _build_model(config: TrainConfig, dataset: AnyDataset, rngs: nnx.Rngs):
-    """Builds the model for the data; if it cannot, says whether the data is why."""
     shape, classes = dataset.input_shape, dataset.num_classes
-    settings = config.model_settings
+    with _saying_what_fits(config, dataset.name, shape):
+        return build_model(
+            config.model, shape, classes, config.model_settings, rngs=rngs
+        )
+
+
+@contextlib.contextmanager
+def _saying_what_fits(config: TrainConfig, dataset: str, shape) -> Iterator[None]:
+    """Makes the error of a model that cannot be built say whether the data is why."""
     try:
-        return build_model(config.model, shape, classes, settings, rngs=rngs)
+        yield
     except UserError as error:
-        if MODELS[config.model].takes_tokens:  # a text has the model's context
+        if MODELS[config.model].takes_tokens:
             raise
-        abstract_model(config.model, settings=settings)  # raises if the data is not why
+        abstract_model(config.model, settings=config.model_settings)  # raises if not
         raise UserError(
-            f"dataset {dataset.name}, with examples of shape {shape}, does not fit "
-            f"{error}"
+            f"dataset {dataset}, with examples of shape {shape}, does not fit {error}"
         ) from error
 
 

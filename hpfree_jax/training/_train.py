@@ -15,7 +15,13 @@ import jax
 import numpy as np
 
 from hpfree_jax._user_input import UserError
-from hpfree_jax.data import StreamingDataset, load_dataset, load_tokens, open_stream
+from hpfree_jax.data import (
+    Dataset,
+    StreamingDataset,
+    load_dataset,
+    load_tokens,
+    open_stream,
+)
 from hpfree_jax.models import MODELS
 from hpfree_jax.training._checkpoints import Checkpoints, Restored
 from hpfree_jax.training._config import TrainConfig, check_resumable
@@ -26,8 +32,9 @@ from hpfree_jax.training._loop import NonFiniteLoss, run_loop, speed_name
 from hpfree_jax.training._model_config import dataset_kind
 from hpfree_jax.training._run_directory import RunDirectory, default_directory
 from hpfree_jax.training._sample import draw_text
-from hpfree_jax.training._state import Task, TrainState, start
+from hpfree_jax.training._state import Task, TrainState, check_fits, start
 from hpfree_jax.training._steps import metric_names
+from hpfree_jax.training._writing import WriteError, writing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +75,7 @@ def train(config: TrainConfig) -> TrainResult:
         directory.check_is_new()  # again: another process may have been first
         directory.write_config(config, first_step=0)
         directory.metrics.path.touch()
-        with Checkpoints(directory.checkpoints) as checkpoints:
+        with _resumable_checkpoints(directory) as checkpoints:
             first = Restored(state, _NO_METRICS, None)
             return _run(config, directory, checkpoints, task, first, begin)
 
@@ -100,13 +107,14 @@ def resume(
 
 def _continue(run: RunDirectory, stored, config: TrainConfig, begin) -> TrainResult:
     task, state = _start(config, _load(config))
-    with Checkpoints(run.checkpoints) as checkpoints:
+    with _resumable_checkpoints(run) as checkpoints:
         step, restored = checkpoints.latest() or 0, Restored(state, _NO_METRICS, None)
         if step:
             num_metrics = len(metric_names(task))
             restored = checkpoints.restore(step, state, num_metrics)
         total = config.epochs * task.steps_per_epoch
-        if step >= total:
+        # Killed after its last step, a run has yet to write its results.
+        if step > total or (step == total and run.is_finished(step)):
             more = 2 * stored.epochs
             raise UserError(
                 f"the run {run.path} is finished: its checkpoint is at step {step} and "
@@ -121,8 +129,32 @@ def _continue(run: RunDirectory, stored, config: TrainConfig, begin) -> TrainRes
         return _run(config, run, checkpoints, task, restored, begin)
 
 
+@contextlib.contextmanager
+def _resumable_checkpoints(run: RunDirectory) -> Iterator[Checkpoints]:
+    """Opens the checkpoints; makes a full disk say from which the run continues."""
+    with Checkpoints(run.checkpoints) as checkpoints:
+        try:
+            yield checkpoints
+        except WriteError as error:
+            raise UserError(
+                f"{error}; {_last_good(checkpoints)}; make room, or make {run.path} "
+                f"writable, and continue with {resume_command(run.path)}"
+            ) from error
+
+
+def _last_good(checkpoints: Checkpoints) -> str:
+    good = checkpoints.latest()
+    if good is None:
+        return "no checkpoint was made before"
+    return f"the last good checkpoint is {checkpoints.path(good)}"
+
+
 def _load(config: TrainConfig) -> AnyDataset:
-    """Opens the data, in the way that suits its kind."""
+    """Opens the data, in the way that suits its kind, if the model fits it."""
+    with _enough_memory(config):
+        if (config.width or 0) >= 2**31:
+            raise OverflowError(f"width {config.width} is not below 2**31")
+        check_fits(config)
     kind = dataset_kind(config.dataset)
     if kind == "tokens":
         context = config.context or MODELS[config.model].settings["context"]
@@ -180,8 +212,6 @@ def _start(config: TrainConfig, dataset: AnyDataset) -> tuple[Task, TrainState]:
     Asked first by the shapes alone: of some sizes XLA does not raise, it aborts.
     """
     with _enough_memory(config):
-        if (config.width or 0) >= 2**31:
-            raise OverflowError(f"width {config.width} is not below 2**31")
         with contextlib.redirect_stdout(io.StringIO()):  # it is printed below
             shapes = jax.eval_shape(lambda: start(config, dataset)[1])
         leaves = jax.tree.leaves(shapes)
@@ -248,15 +278,9 @@ def _run(
     except NonFiniteLoss as error:
         summary |= {"status": "diverged", "step": error.step}
         _write_results(config, task, directory, summary, begin)
-        good = checkpoints.latest()
-        kept = (
-            "no checkpoint was made before"
-            if good is None
-            else f"the last good checkpoint is {checkpoints.path(good)}"
-        )
         raise DivergedError(
-            f"{error}; {kept}; all files stay in {directory.path}; try a smaller step "
-            f"({task.method.remedy}) in a new run"
+            f"{error}; {_last_good(checkpoints)}; all files stay in {directory.path}; "
+            f"try a smaller step ({task.method.remedy}) in a new run"
         ) from error
     summary |= {
         "status": "interrupted" if result.interrupted else "finished",
@@ -264,14 +288,16 @@ def _run(
         "epochs": result.step / task.steps_per_epoch,
         speed_name(task): result.per_second,
     }
-    _report_damage(task.dataset)
+    if notes := _damage(task.dataset):
+        summary["skipped"] = notes
     with Interrupt() as interrupt:  # a picture takes a second: finish it
         opt_state = result.state.opt_state
         _write_results(config, task, directory, summary, begin, opt_state)
         sample = None
         if config.sample_tokens and not result.interrupted:
             sample = draw_text(task, result.state, config.sample_tokens, config.seed)
-            directory.sample.write_text(sample, encoding="utf-8")
+            with writing(directory.sample):
+                directory.sample.write_text(sample, encoding="utf-8")
     return TrainResult(
         directory.path,
         result.state,
@@ -290,12 +316,18 @@ def _run(
     )
 
 
-def _report_damage(dataset: AnyDataset) -> None:
-    """Says which examples of a stream could not be read."""
+def _damage(dataset: AnyDataset) -> list[str]:
+    """Returns, a line for each split, how many examples could not be read.
+
+    Those of a stream are printed; those of a dataset in memory were, when it was read.
+    """
     if isinstance(dataset, StreamingDataset):
-        for records in (dataset.train, dataset.test):
-            if note := records.report():
-                print(f"note: {note}", flush=True)
+        reports = [records.report() for records in (dataset.train, dataset.test)]
+        notes = [note for note in reports if note]
+        for note in notes:
+            print(f"note: {note}", flush=True)
+        return notes
+    return list(dataset.skipped) if isinstance(dataset, Dataset) else []
 
 
 def _write_results(
@@ -312,12 +344,14 @@ def _write_results(
     title = f"{config.model} on {config.dataset} with {config.method}"
     if summary["test_accuracy"] is not None:
         title += f": test accuracy {summary['test_accuracy']:.2%}"
-    plot_curves(
-        lines,
-        directory.curves,
-        title,
-        task.method.panels(lines, opt_state),
-        is_rate_scheduled="schedule" in task.method.settings,
-    )
+    with writing(directory.curves):
+        plot_curves(
+            lines,
+            directory.curves,
+            title,
+            task.method.panels(lines, opt_state),
+            is_rate_scheduled="schedule" in task.method.settings,
+        )
     summary["seconds"] = time.perf_counter() - begin
-    directory.write_json("summary.json", summary)
+    with writing(directory.summary):
+        directory.write_json(directory.summary.name, summary)

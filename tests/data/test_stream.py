@@ -201,3 +201,12 @@ def test_impossible_arguments_are_named(digits_dir, arguments, message):
     data = open_stream("digits", digits_dir)
     with pytest.raises(ValueError, match=message):
         data.train_batches(**{"batch_size": 8, "seed": 0, **arguments})
+
+
+def test_a_stream_has_the_statistics_of_the_dataset_in_memory(digits_dir):
+    stream, memory = (f("digits", digits_dir) for f in (open_stream, load_dataset))
+    np.testing.assert_array_equal(stream.mean, memory.mean)
+    np.testing.assert_array_equal(stream.std, memory.std)
+    pixels = memory.train_images.astype(np.float64)
+    np.testing.assert_allclose(stream.mean, [pixels.mean()], rtol=1e-7)
+    np.testing.assert_allclose(stream.std, [pixels.std()], rtol=1e-7)

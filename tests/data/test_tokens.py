@@ -171,3 +171,22 @@ def test_shakespeare_has_65_characters():
     first = [18, 47, 56, 57, 58, 1, 15, 47, 58, 47, 64, 43, 52, 10, 0]
     assert data.train_tokens[:15].tolist() == first
     assert data.decode(first) == "First Citizen:\n"
+
+
+@pytest.mark.parametrize("name", ["tiny_shakespeare", "mnist"])
+def test_a_name_of_the_table_is_never_taken_for_a_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / name
+    folder.mkdir()
+    for file in ("train.bin", "val.bin"):
+        np.arange(5, dtype="<u2").tofile(folder / file)
+    data = load_tokens(f"./{name}", context=2)
+    assert data.train_tokens.tolist() == [0, 1, 2, 3, 4]
+    expected = "is not prepared in" if name == "tiny_shakespeare" else "holds images"
+    monkeypatch.setattr("hpfree_jax.data._official.prepare", refuse)
+    with pytest.raises(ValueError, match=expected):
+        load_tokens(name, tmp_path)
+
+
+def refuse(builder):
+    raise ValueError(f"{builder.name} is not prepared in the table's place")

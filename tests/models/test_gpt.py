@@ -10,7 +10,7 @@ from flax import nnx
 
 import hpfree_jax as hp
 from hpfree_jax.models import GPT, generate
-from hpfree_jax.models._generate import _continue
+from hpfree_jax.models._generate import _continue, cached_scores, empty_caches
 from tests.models.abstract import filled
 from tests.models.paths import power, times
 
@@ -236,3 +236,15 @@ def test_what_cannot_be_continued_is_named(arguments, message):
     tokens, num, *rest = arguments
     with pytest.raises(ValueError, match=message):
         generate(make(), tokens, num, *(rest or [jax.random.key(0)]))
+
+
+@pytest.mark.parametrize("changes", [{}, {"scan": True, "tied": False, "dropout": 0.5}])
+def test_scores_from_kept_keys_are_those_of_the_whole_text(changes):
+    model = GPT(9, depth=2, width=8, heads=2, context=7, **changes, rngs=nnx.Rngs(0))
+    model.eval()
+    text = jax.random.randint(jax.random.key(1), (3, 7), 0, 9)
+    caches = empty_caches(model, 3, 7)
+    for place in range(7):
+        scores, caches = cached_scores(model, caches, text[:, place], place)
+        expected = model(text[:, : place + 1])[:, -1]
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)

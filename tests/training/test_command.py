@@ -64,7 +64,7 @@ def test_the_default_directory_names_the_run(run, tmp_path, monkeypatch):
         assert run("--epochs", 1)[0] == 0
     names = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert len(names) == 2
-    assert all(re.match(r"digits-fcn-agd-\d{8}-\d{6}", name) for name in names)
+    assert all(re.match(r"digits-fcn-auto-\d{8}-\d{6}", name) for name in names)
 
 
 def error_of(run, *args):
@@ -91,7 +91,10 @@ def error_of(run, *args):
         ("--method sgd --schedule cos", "unknown schedule 'cos'"),
         ("--batch-size 0", "`batch_size` must be at least 1, got 0"),
         ("--batch-size 1439", "`batch_size` 1439 is larger than the 1438"),
-        ("--scale-learning-rate", "`scale_learning_rate` does not apply to method agd"),
+        (
+            "--scale-learning-rate",
+            "`scale_learning_rate` does not apply to method auto",
+        ),
         ("--model dag_mlp --dag 2_2", "`depth` 2 does not apply to model dag_mlp"),
         ("--channels 0", "`channels` must be at least 1, got 0"),
         ("--dag 2", "`dag` 2 does not apply to model fcn"),
@@ -101,8 +104,8 @@ def error_of(run, *args):
         ("--steps-per-call 0", "`steps_per_call` must be at least 1"),
         ("--depth 0", "`depth` must be at least 1"),
         ("--seed -1", "`seed` must lie in"),
-        ("--learning-rate 0.1", "`learning_rate` 0.1 does not apply to method agd"),
-        ("--gain 0", "`gain` must lie in (0, inf), got 0.0"),
+        ("--learning-rate 0.1", "`learning_rate` 0.1 does not apply to method auto"),
+        ("--method agd --gain 0", "`gain` must lie in (0, inf), got 0.0"),
         ("--model lenet5", "`depth` 2 does not apply to model lenet5"),
         ("--data-dir /no/such", "`data_dir` '/no/such' is no directory"),
         ("--method sgd --discount 0.5", "`discount` 0.5 does not apply to method sgd"),
@@ -174,7 +177,7 @@ def test_a_checkpoint_that_does_not_fit_is_named(run, tmp_path, capsys):
 
 
 def test_other_versions_are_noted(run, tmp_path, capsys):
-    assert run("--output-dir", tmp_path / "run")[0] == 0
+    assert run("--method=agd", "--output-dir", tmp_path / "run")[0] == 0
     file = tmp_path / "run" / "config.json"
     stored = json.loads(file.read_text())
     stored["versions"]["optax"] = "0.1"
@@ -231,7 +234,7 @@ def test_ctrl_c_saves_and_the_printed_command_continues(run, tmp_path, number):
     command = [sys.executable, "-m", "hpfree_jax.cli", "train", *TINY_ARGS]
     directory = tmp_path / "a run"
     process = subprocess.Popen(
-        [*command, "--epochs=20000", "--output-dir", str(directory)],
+        [*command, "--method=agd", "--epochs=20000", "--output-dir", str(directory)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -252,5 +255,6 @@ def test_ctrl_c_saves_and_the_printed_command_continues(run, tmp_path, number):
     epochs = step // 5 + 2
     code = main(["train", "--resume", str(directory), f"--epochs={epochs}"])
     assert code == 0
-    assert run(f"--epochs={epochs}", "--output-dir", tmp_path / "whole")[0] == 0
+    whole = ["--method=agd", f"--epochs={epochs}", "--output-dir", tmp_path / "whole"]
+    assert run(*whole)[0] == 0
     assert read_metrics(directory) == read_metrics(tmp_path / "whole")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -150,6 +151,17 @@ def test_a_limited_evaluation_is_spread_over_the_text(folder):
         ("--sample-tokens 5", "`sample_tokens` 5 does not apply to dataset digits"),
         ("--augment", "`augment` does not apply to dataset digits"),
         ("--model tiny_network --depth 3", "`depth` 3 does not apply to model tiny_ne"),
+        ("--dataset cifar10 --model gpt2", "cifar10 does not fit model gpt2: it is im"),
+        ("--dataset cifar1", "did you mean 'cifar10' or 'cifar100'?"),
+        ("--model gpt --dataset {folder}", "unknown model 'gpt' (did you mean 'gpt2'"),
+        ("--method sgd --schedule cosin", "'cosin' (did you mean 'cosine'?)"),
+        # Said before 155 GB are asked for.
+        (
+            "--dataset imagenet2012 --model lenet5",
+            "dataset imagenet2012, with examples of shape (224, 224, 3), does not fit "
+            "model lenet5: LeNet-5 takes images of at most 32 x 32 pixels",
+        ),
+        ("--dataset imagenet2012 --model wide_resnet --depth 27", "error: model wide_"),
     ],
 )
 def test_what_does_not_fit_is_one_line_that_names_both(
@@ -163,6 +175,19 @@ def test_what_does_not_fit_is_one_line_that_names_both(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_text_beyond_its_vocabulary_is_named(folder, tmp_path, capsys):
+    """Every model takes the vocabulary of the data, which must hold its tokens."""
+    shutil.copytree(folder, copy := tmp_path / "text")
+    (copy / "meta.json").write_text('{"vocab_size": 4}')
+    run = tmp_path / "run"
+    args = [f"--dataset={copy}", "--model=gpt_char", f"--output-dir={run}"]
+    assert main(["train", *args]) == 2
+    largest = len(CHARACTERS) - 1
+    message = f"{copy} has tokens up to {largest}, but its meta file has a vocabulary"
+    assert message in capsys.readouterr().err
+    assert not run.exists()
 
 
 def test_images_that_do_not_fit_a_model_are_named(config, digits):

@@ -37,7 +37,13 @@ def run(optimizer, num_steps=3):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_row_steps_downhill_and_shows_its_rate(name):
-    kernel, rates = run(build_optimizer(name, total_steps=30))
+    arch = hp.trace_architecture(
+        lambda params, x: x @ params["kernel"],
+        PARAMS,
+        jnp.ones((4, len(GRADS["kernel"]))),
+    )
+    model = {"params": PARAMS, "architecture": arch, "layout": arch.layout()}
+    kernel, rates = run(build_optimizer(name, total_steps=30, model=model))
     assert np.all((kernel - PARAMS["kernel"]) * GRADS["kernel"] < 0)
     if name in ("cocob", "momo", "momo_adam"):  # they have no one rate
         assert np.isnan(rates).all()

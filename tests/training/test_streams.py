@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from hpfree_jax.data import DATASETS, Augmentation, open_stream
-from hpfree_jax.data._records import Records
 from hpfree_jax.training import resume, square_loss, train
 from hpfree_jax.training._checkpoints import Checkpoints
 from hpfree_jax.training._held_out import Examples
@@ -63,10 +62,3 @@ def test_augmentation_is_a_function_of_seed_and_step(config):
     ]
     assert same(runs[0], runs[1])
     assert not same(runs[0], runs[2])
-
-
-def test_what_cannot_be_read_is_printed_at_the_end(config, capsys, monkeypatch):
-    note = "3 of 9 examples cannot be read"
-    monkeypatch.setattr(Records, "report", lambda records: note)
-    train(config(dataset="streamed", epochs=1, depth=1, width=None))
-    assert capsys.readouterr().out.count(f"note: {note}") == 2
