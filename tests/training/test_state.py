@@ -14,7 +14,7 @@ def test_agd_draws_orthogonal_matrices_at_the_scale_of_the_layout(
 ):
     sizes = {"depth": 2, "width": 8} if model == "fcn" else {}
     sizes = {"depth": None, "width": None} | sizes
-    _, state = start(config(model=model, **sizes), digits)
+    _, state = start(config(model=model, method="agd", **sizes), digits)
     kernels = [leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim > 1]
     for kernel in kernels:
         *window, d_in, d_out = kernel.shape
