@@ -33,10 +33,14 @@ def digits(tfds_directory):
 
 @pytest.fixture
 def config(tmp_path):
-    """Makes the configuration of a tiny run in its own directory."""
+    """Makes the configuration of a tiny run in its own directory.
+
+    By AGD, which has no horizon: a finished run can be made longer.
+    """
 
     def make(name="run", **changes):
-        return TrainConfig(**{**TINY, "output_dir": tmp_path / name, **changes})
+        settings = {**TINY, "method": "agd", "output_dir": tmp_path / name, **changes}
+        return TrainConfig(**settings)
 
     return make
 

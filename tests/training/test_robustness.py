@@ -21,7 +21,11 @@ from hpfree_jax.training._state import start
 from tests.training.conftest import TINY, read_metrics
 
 ROOT = Path(__file__).parents[2]
-TINY_ARGS = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items()]
+# AGD has no horizon: a finished run can be made longer.
+TINY_ARGS = [
+    "--method=agd",
+    *(f"--{key.replace('_', '-')}={value}" for key, value in TINY.items()),
+]
 
 
 @pytest.fixture(scope="module")
