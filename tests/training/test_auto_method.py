@@ -27,8 +27,12 @@ def test_a_run_without_a_method_is_auto_and_its_rate_falls_to_zero(tmp_path, cap
     lines = read_metrics(tmp_path / "run")
     rates = {line["step"]: line["learning_rate"] for line in lines if "loss" in line}
     peak = _auto.RATE / TINY["depth"]
-    # The n-th step is at t = n - 1; a line has the rate of the last step before it.
-    expected = {step: peak * (1 - (step - 1) / NUM_STEPS) for step in rates}
+    # A line has the mean over the steps since the line before it.
+    windows = zip([0, *rates], rates, strict=False)
+    expected = {
+        end: peak * (1 - np.mean(range(begin, end)) / NUM_STEPS)
+        for begin, end in windows
+    }
     assert rates == pytest.approx(expected, rel=1e-5)
     assert max(rates) == NUM_STEPS
     capsys.readouterr()
