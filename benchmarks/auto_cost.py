@@ -10,6 +10,7 @@ round. FLOPs are XLA's count for the compiled step.
 
 import argparse
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -37,11 +38,12 @@ class CNN(nnx.Module):
         channels = (3, 32, 64, 128)
         self.layers = nnx.List(
             nnx.Conv(d_in, d_out, (3, 3), strides=2, rngs=rngs)
-            for d_in, d_out in zip(channels, channels[1:], strict=False)
+            for d_in, d_out in itertools.pairwise(channels)
         )
         self.readout = nnx.Linear(channels[-1], CLASSES, rngs=rngs)
 
     def __call__(self, x):
+        """Maps images to scores."""
         for layer in self.layers:
             x = nnx.relu(layer(x))
         return self.readout(x.mean((1, 2)))

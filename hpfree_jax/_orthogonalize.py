@@ -125,8 +125,10 @@ def _transpose(matrices):
 
 def orthogonalize_leading(
     matrices: Inexact[Array, "stack rows columns"],
-    basis: Inexact[Array, "stack rows rank"],
-) -> tuple[Inexact[Array, "stack rows columns"], Inexact[Array, "stack rows rank"]]:
+    basis: Inexact[Array, "stack shorter rank"],
+) -> tuple[
+    Inexact[Array, "stack rows columns"], Inexact[Array, "stack shorter rank"]
+]:
     r"""Orthogonalises the part of each matrix along its leading singular directions.
 
     One step of subspace iteration: with the basis :math:`B` of the call before,
@@ -136,32 +138,44 @@ def orthogonalize_leading(
     take the place of all those of :func:`orthogonalize`.
 
     Args:
-      matrices: a stack, not longer than wide.
-      basis: spans the subspace of the call before; at first any of full rank.
+      matrices: a stack. They may be longer than wide: no product transposes them, which
+        would take as long as a product itself.
+      basis: of the shorter side; spans the subspace of the call before, at first any
+        of full rank.
 
     Returns:
       The results, of rank at most ``rank``, and the new basis. A direction in which the
       matrix is zero stays in the basis, so that it can come back.
     """
-    right = orthogonalize(_product(_transpose(basis), matrices))
-    left = orthogonalize(_product(matrices, _transpose(right)))
-    gone = jnp.eye(basis.shape[-1]) - _product(_transpose(left), left)
-    return _product(left, right), left + _product(basis, gone)
+    rows, columns = matrices.shape[-2:]
+    if rows > columns:
+        left = orthogonalize(_product(matrices, basis))
+        right = orthogonalize(_product(_transpose(left), matrices))
+        shorter = _transpose(right)
+    else:
+        right = orthogonalize(_product(_transpose(basis), matrices))
+        shorter = left = orthogonalize(_product(matrices, _transpose(right)))
+    gone = jnp.eye(basis.shape[-1]) - _product(_transpose(shorter), shorter)
+    return _product(left, right), shorter + _product(basis, gone)
 
 
 class Group(NamedTuple):
-    """Matrices of one shape, up to transposition, that are computed together."""
+    """Matrices of one shape that are computed together.
+
+    Those that are orthogonalised as a whole are turned so that they are not longer than
+    wide; those with a rank stay as they are.
+    """
 
     names: tuple[str, ...]  # of the leaves
     counts: tuple[int, ...]  # matrices in each
-    rows: int  # the smaller side
+    rows: int
     columns: int
     rank: int | None  # of what is orthogonalised; None: all
 
     @property
     def basis_shape(self) -> tuple[int, int, int]:
         """Of the bases of all its matrices; nothing where all is orthogonalised."""
-        return (sum(self.counts), self.rows, self.rank or 0)
+        return (sum(self.counts), min(self.rows, self.columns), self.rank or 0)
 
 
 def group_by_shape(
@@ -180,10 +194,11 @@ def group_by_shape(
     groups: dict[tuple, list[str]] = collections.defaultdict(list)
     for name, leaf in leaves.items():
         d_in, d_out, positions = rules[name].fans(leaf.shape)
-        rows, columns = sorted((d_in * positions, d_out))
+        shape = (d_in * positions, d_out)
         rank = (ranks or {}).get(name)
-        rank = rank if rank and rank < rows else None
+        rank = rank if rank and rank < min(shape) else None
         if leaf.size:
+            rows, columns = shape if rank else sorted(shape)
             groups[rows, columns, rank, _precision(leaf)].append(name)
     counts = {name: rules[name].num_slices(leaf.shape) for name, leaf in leaves.items()}
     return [
@@ -201,7 +216,7 @@ def spectral_directions(
     r"""Returns :math:`s_k U_k V_k^\top` for each matrix of each leaf, and new bases.
 
     The kernel positions are folded into the fan-in; each slice of a stack is a matrix
-    of its own. Matrices of equal shape, up to transposition, are computed together.
+    of its own. Matrices of equal shape are computed together.
 
     Args:
       leaves: by name.
@@ -217,7 +232,7 @@ def spectral_directions(
     position, new_bases = 0, []
     for group in group_by_shape(leaves, rules, ranks):
         matrices = jnp.concatenate(
-            [_to_matrices(leaves[name], rules[name]) for name in group.names]
+            [_to_matrices(leaves[name], rules[name], group) for name in group.names]
         )
         if group.rank is None:
             matrices = orthogonalize(matrices)
@@ -260,20 +275,20 @@ def _order(rule: Matrix) -> tuple[int, ...]:
     return (*rule.stack_axes, *rule.position_axes, *rule.in_axes, *rule.out_axes)
 
 
-def _to_matrices(leaf: Array, rule: Matrix) -> Array:
-    """The matrices of a leaf, none of them longer than wide."""
+def _to_matrices(leaf: Array, rule: Matrix, group: Group) -> Array:
+    """The matrices of a leaf, turned as in the group."""
     d_in, d_out, positions = rule.fans(leaf.shape)
     shape = (rule.num_slices(leaf.shape), positions * d_in, d_out)
     leaf = replicated(leaf).astype(_precision(leaf))
     matrices = jnp.transpose(leaf, _order(rule)).reshape(shape)
-    return _transpose(matrices) if shape[1] > shape[2] else matrices
+    return matrices if shape[1] == group.rows else _transpose(matrices)
 
 
 def _from_matrices(matrices: Array, leaf: Array, rule: Matrix) -> Array:
     order = _order(rule)
     shape = tuple(leaf.shape[axis] for axis in order)
     d_in, d_out, positions = rule.fans(leaf.shape)
-    if positions * d_in > d_out:
+    if positions * d_in != matrices.shape[1]:
         matrices = _transpose(matrices)
     inverse = sorted(range(len(order)), key=order.__getitem__)
     result = jnp.transpose(matrices.reshape(shape), inverse)
