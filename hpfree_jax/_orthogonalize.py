@@ -54,22 +54,27 @@ def orthogonalize(
       <https://arxiv.org/abs/2409.20325>`_, 2024; Amsel et al., `The Polar Express
       <https://arxiv.org/abs/2505.16932>`_, 2025, for coefficients of this kind.
     """
-    rows, columns = matrices.shape[-2:]
-    if rows > columns:
+    shorter, longer = sorted(matrices.shape[-2:])
+    is_long, is_tall = _is_long(shorter, longer), matrices.shape[-1] < longer
+    if is_tall and not is_long:
         return _transpose(orthogonalize(_transpose(matrices)))
     # Fourth powers of tiny or huge numbers leave float32: the largest entry becomes 1.
     # How the matrix is scaled does not change the result: no derivative comes from it.
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(matrices)), (-2, -1), keepdims=True)
     matrices = matrices / jnp.where(largest == 0, 1, largest)
-    gram = _product(matrices, _transpose(matrices))
+    # Tall matrices stay as they are: a transposed copy takes as long as a product.
+    factors = matrices, _transpose(matrices)
+    gram = _product(*(factors[::-1] if is_tall else factors))
     squares = jnp.sum((gram * gram.conj()).real, (-2, -1), keepdims=True)
     size = jnp.sqrt(jnp.where(largest == 0, 1, squares))
-    gram, matrices = gram / size, matrices / jnp.sqrt(size)
+    gram = gram / size
     steps = STEPS
     if jnp.finfo(matrices.dtype).eps < 1e-10:
         steps += POLISH
-    if _is_long(rows, columns):
-        return _product(_inverse_root(gram, steps), matrices)
+    if is_long:
+        root = _inverse_root(gram, steps) / jnp.sqrt(size)
+        return _product(matrices, root) if is_tall else _product(root, matrices)
+    matrices = matrices / jnp.sqrt(size)
     for index, step in enumerate(steps):
         if index:
             gram = _product(matrices, _transpose(matrices))
