@@ -6,8 +6,9 @@ hp.auto beside Adam at 1e-3 with cosine decay to 0, on networks of this library 
 cross-entropy: MNIST for the fully connected and convolutional ones, the characters of
 Shakespeare for the GPT. Along one axis at a time from a centre, then in corners where
 several are extreme. A run has failed if a loss was ever not finite, or if it ends above
-that of guessing. Results go to ``auto_range.json``, from which ``--table`` prints the
-table of the last run again.
+that of guessing. Results go to ``auto_range.json`` after
+each point; ``--axes`` runs some axes and keeps the results of the others, and without a
+name after it only prints the table again.
 """
 
 import argparse
@@ -60,8 +61,8 @@ POINTS = (
     Point("corner", depth=32, width=32, batch=4096, steps=200),
     Point("corner", depth=32, width=32, batch=32, steps=4000),
     Point("corner", depth=2, width=1024, batch=32, steps=200),
-    *(Point("conv", "lenet5", 5, 6, n, 200) for n in (32, 512)),
-    *(Point("blocks", "gpt_char", n, 64, 16, 300) for n in (1, 4, 12)),
+    *(Point("conv", "lenet5", 5, 6, n, 200) for n in (32, 256)),
+    *(Point("blocks", "gpt_char", n, 64, 16, 200) for n in (1, 8)),
 )
 
 
@@ -173,18 +174,25 @@ def main():
     parser = argparse.ArgumentParser(description="The range of hp.auto")
     parser.add_argument("--data-dir")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", action="store_true", help="of the last run")
+    axes = list(dict.fromkeys(point.axis for point in POINTS))
+    parser.add_argument("--axes", nargs="*", default=axes, choices=axes)
     args = parser.parse_args()
-    if not args.table:
+    record = {"points": []}
+    if RESULTS.exists():
+        record = json.loads(RESULTS.read_text())
+    if args.axes:
         mnist = load_dataset("mnist", args.data_dir)
         text = load_tokens("tiny_shakespeare", args.data_dir, context=CONTEXT)
-        rows = []
-        for point in POINTS:
-            dataset = text if point.model == "gpt_char" else mnist
-            rows.append(point._asdict())
-            for name, make in METHODS.items():
-                rows[-1][name] = train(point, make, dataset, args.seed)
-                print(point, name, rows[-1][name], flush=True)
+    rows = [row for row in record["points"] if row["axis"] not in args.axes]
+    for point in POINTS:
+        if point.axis not in args.axes:
+            continue
+        dataset = text if point.model == "gpt_char" else mnist
+        row = point._asdict()
+        for name, make in METHODS.items():
+            row[name] = train(point, make, dataset, args.seed)
+            print(point, name, row[name], flush=True)
+        rows.append(row)
         record = {
             "date": time.strftime("%Y-%m-%d"),
             "jax": jax.__version__,
@@ -193,7 +201,7 @@ def main():
             "points": rows,
         }
         RESULTS.write_text(json.dumps(record, indent=1) + "\n")
-    print_table(json.loads(RESULTS.read_text())["points"])
+    print_table(rows)
 
 
 if __name__ == "__main__":

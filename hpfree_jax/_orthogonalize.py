@@ -131,9 +131,7 @@ def _transpose(matrices):
 def orthogonalize_leading(
     matrices: Inexact[Array, "stack rows columns"],
     basis: Inexact[Array, "stack shorter rank"],
-) -> tuple[
-    Inexact[Array, "stack rows columns"], Inexact[Array, "stack shorter rank"]
-]:
+) -> tuple[Inexact[Array, "stack rows columns"], Inexact[Array, "stack shorter rank"]]:
     r"""Orthogonalises the part of each matrix along its leading singular directions.
 
     One step of subspace iteration: with the basis :math:`B` of the call before,
@@ -292,7 +290,7 @@ def _to_matrices(leaf: Array, rule: Matrix, group: Group) -> Array:
 def _from_matrices(matrices: Array, leaf: Array, rule: Matrix) -> Array:
     order = _order(rule)
     shape = tuple(leaf.shape[axis] for axis in order)
-    d_in, d_out, positions = rule.fans(leaf.shape)
+    d_in, _, positions = rule.fans(leaf.shape)
     if positions * d_in != matrices.shape[1]:
         matrices = _transpose(matrices)
     inverse = sorted(range(len(order)), key=order.__getitem__)
