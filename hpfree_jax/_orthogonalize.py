@@ -54,22 +54,27 @@ def orthogonalize(
       <https://arxiv.org/abs/2409.20325>`_, 2024; Amsel et al., `The Polar Express
       <https://arxiv.org/abs/2505.16932>`_, 2025, for coefficients of this kind.
     """
-    rows, columns = matrices.shape[-2:]
-    if rows > columns:
+    shorter, longer = sorted(matrices.shape[-2:])
+    is_long, is_tall = _is_long(shorter, longer), matrices.shape[-1] < longer
+    if is_tall and not is_long:
         return _transpose(orthogonalize(_transpose(matrices)))
     # Fourth powers of tiny or huge numbers leave float32: the largest entry becomes 1.
     # How the matrix is scaled does not change the result: no derivative comes from it.
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(matrices)), (-2, -1), keepdims=True)
     matrices = matrices / jnp.where(largest == 0, 1, largest)
-    gram = _product(matrices, _transpose(matrices))
+    # Tall matrices stay as they are: a transposed copy takes as long as a product.
+    factors = matrices, _transpose(matrices)
+    gram = _product(*(factors[::-1] if is_tall else factors))
     squares = jnp.sum((gram * gram.conj()).real, (-2, -1), keepdims=True)
     size = jnp.sqrt(jnp.where(largest == 0, 1, squares))
-    gram, matrices = gram / size, matrices / jnp.sqrt(size)
+    gram = gram / size
     steps = STEPS
     if jnp.finfo(matrices.dtype).eps < 1e-10:
         steps += POLISH
-    if _is_long(rows, columns):
-        return _product(_inverse_root(gram, steps), matrices)
+    if is_long:
+        root = _inverse_root(gram, steps) / jnp.sqrt(size)
+        return _product(matrices, root) if is_tall else _product(root, matrices)
+    matrices = matrices / jnp.sqrt(size)
     for index, step in enumerate(steps):
         if index:
             gram = _product(matrices, _transpose(matrices))
@@ -125,8 +130,8 @@ def _transpose(matrices):
 
 def orthogonalize_leading(
     matrices: Inexact[Array, "stack rows columns"],
-    basis: Inexact[Array, "stack rows rank"],
-) -> tuple[Inexact[Array, "stack rows columns"], Inexact[Array, "stack rows rank"]]:
+    basis: Inexact[Array, "stack shorter rank"],
+) -> tuple[Inexact[Array, "stack rows columns"], Inexact[Array, "stack shorter rank"]]:
     r"""Orthogonalises the part of each matrix along its leading singular directions.
 
     One step of subspace iteration: with the basis :math:`B` of the call before,
@@ -136,32 +141,44 @@ def orthogonalize_leading(
     take the place of all those of :func:`orthogonalize`.
 
     Args:
-      matrices: a stack, not longer than wide.
-      basis: spans the subspace of the call before; at first any of full rank.
+      matrices: a stack. They may be longer than wide: no product transposes them, which
+        would take as long as a product itself.
+      basis: of the shorter side; spans the subspace of the call before, at first any
+        of full rank.
 
     Returns:
       The results, of rank at most ``rank``, and the new basis. A direction in which the
       matrix is zero stays in the basis, so that it can come back.
     """
-    right = orthogonalize(_product(_transpose(basis), matrices))
-    left = orthogonalize(_product(matrices, _transpose(right)))
-    gone = jnp.eye(basis.shape[-1]) - _product(_transpose(left), left)
-    return _product(left, right), left + _product(basis, gone)
+    rows, columns = matrices.shape[-2:]
+    if rows > columns:
+        left = orthogonalize(_product(matrices, basis))
+        right = orthogonalize(_product(_transpose(left), matrices))
+        shorter = _transpose(right)
+    else:
+        right = orthogonalize(_product(_transpose(basis), matrices))
+        shorter = left = orthogonalize(_product(matrices, _transpose(right)))
+    gone = jnp.eye(basis.shape[-1]) - _product(_transpose(shorter), shorter)
+    return _product(left, right), shorter + _product(basis, gone)
 
 
 class Group(NamedTuple):
-    """Matrices of one shape, up to transposition, that are computed together."""
+    """Matrices of one shape that are computed together.
+
+    Those that are orthogonalised as a whole are turned so that they are not longer than
+    wide; those with a rank stay as they are.
+    """
 
     names: tuple[str, ...]  # of the leaves
     counts: tuple[int, ...]  # matrices in each
-    rows: int  # the smaller side
+    rows: int
     columns: int
     rank: int | None  # of what is orthogonalised; None: all
 
     @property
     def basis_shape(self) -> tuple[int, int, int]:
         """Of the bases of all its matrices; nothing where all is orthogonalised."""
-        return (sum(self.counts), self.rows, self.rank or 0)
+        return (sum(self.counts), min(self.rows, self.columns), self.rank or 0)
 
 
 def group_by_shape(
@@ -181,11 +198,12 @@ def group_by_shape(
     groups: dict[tuple, list[str]] = collections.defaultdict(list)
     for name, leaf in leaves.items():
         d_in, d_out, positions = rules[name].fans(leaf.shape)
-        rows, columns = sorted((d_in * positions, d_out))
+        shape = (d_in * positions, d_out)
         rank = (ranks or {}).get(name)
         is_real = jnp.issubdtype(leaf.dtype, jnp.floating)
-        rank = rank if rank and rank < rows and is_real else None
+        rank = rank if rank and rank < min(shape) and is_real else None
         if leaf.size:
+            rows, columns = shape if rank else sorted(shape)
             groups[rows, columns, rank, _precision(leaf)].append(name)
     counts = {name: rules[name].num_slices(leaf.shape) for name, leaf in leaves.items()}
     return [
@@ -203,7 +221,7 @@ def spectral_directions(
     r"""Returns :math:`s_k U_k V_k^\top` for each matrix of each leaf, and new bases.
 
     The kernel positions are folded into the fan-in; each slice of a stack is a matrix
-    of its own. Matrices of equal shape, up to transposition, are computed together.
+    of its own. Matrices of equal shape are computed together.
 
     Args:
       leaves: by name.
@@ -219,7 +237,7 @@ def spectral_directions(
     position, new_bases = 0, []
     for group in group_by_shape(leaves, rules, ranks):
         matrices = jnp.concatenate(
-            [_to_matrices(leaves[name], rules[name]) for name in group.names]
+            [_to_matrices(leaves[name], rules[name], group) for name in group.names]
         )
         if group.rank is None:
             matrices = orthogonalize(matrices)
@@ -248,9 +266,8 @@ def initial_bases(
     groups = group_by_shape(leaves, rules, ranks)
     size = sum(math.prod(group.basis_shape) for group in groups)
     numbers = jax.random.normal(jax.random.key(0), (max(size, 1),), accumulator_dtype())
-    return numbers + scalar_like(
-        leaves, 0.0, numbers.dtype
-    )  # on the mesh of the leaves
+    on_the_mesh_of_the_leaves = scalar_like(leaves, 0.0, numbers.dtype)
+    return numbers + on_the_mesh_of_the_leaves
 
 
 def _precision(leaf: Any) -> Any:
@@ -262,20 +279,20 @@ def _order(rule: Matrix) -> tuple[int, ...]:
     return (*rule.stack_axes, *rule.position_axes, *rule.in_axes, *rule.out_axes)
 
 
-def _to_matrices(leaf: Array, rule: Matrix) -> Array:
-    """The matrices of a leaf, none of them longer than wide."""
+def _to_matrices(leaf: Array, rule: Matrix, group: Group) -> Array:
+    """The matrices of a leaf, turned as in the group."""
     d_in, d_out, positions = rule.fans(leaf.shape)
     shape = (rule.num_slices(leaf.shape), positions * d_in, d_out)
     leaf = replicated(leaf).astype(_precision(leaf))
     matrices = jnp.transpose(leaf, _order(rule)).reshape(shape)
-    return _transpose(matrices) if shape[1] > shape[2] else matrices
+    return matrices if shape[1] == group.rows else _transpose(matrices)
 
 
 def _from_matrices(matrices: Array, leaf: Array, rule: Matrix) -> Array:
     order = _order(rule)
     shape = tuple(leaf.shape[axis] for axis in order)
-    d_in, d_out, positions = rule.fans(leaf.shape)
-    if positions * d_in > d_out:
+    d_in, _, positions = rule.fans(leaf.shape)
+    if positions * d_in != matrices.shape[1]:
         matrices = _transpose(matrices)
     inverse = sorted(range(len(order)), key=order.__getitem__)
     result = jnp.transpose(matrices.reshape(shape), inverse)
