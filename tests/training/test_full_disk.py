@@ -64,7 +64,7 @@ def test_a_full_disk_at_any_other_write(config, monkeypatch, capsys):
     whole = train(config("whole"))
     directory = config("part").output_dir
     args = [f"--{key}={value}" for key, value in [("depth", 2), ("width", 8)]]
-    args += ["--batch-size=256", "--epochs=2", "--log-every=2"]
+    args += ["--method=agd", "--batch-size=256", "--epochs=2", "--log-every=2"]
     begin = ["train", *args, f"--output-dir={directory}"]
     again = ["train", f"--resume={directory}"]
     append, write_json = MetricsFile.append, RunDirectory.write_json
