@@ -89,6 +89,7 @@ def settings_of(point):
 def batches(dataset, point, seed):
     """Indices of the examples of each step, epoch by epoch without a short batch."""
     per_epoch = dataset.num_train // point.batch
+    order = np.arange(0)
     for number in range(point.steps):
         epoch, place = divmod(number, per_epoch)
         if place == 0:
@@ -187,9 +188,11 @@ def main():
     record = {"points": []}
     if RESULTS.exists():
         record = json.loads(RESULTS.read_text())
-    if args.axes:
-        mnist = load_dataset("mnist", args.data_dir)
-        text = load_tokens("tiny_shakespeare", args.data_dir, context=CONTEXT)
+    if not args.axes:
+        print_table(record["points"])
+        return
+    mnist = load_dataset("mnist", args.data_dir)
+    text = load_tokens("tiny_shakespeare", args.data_dir, context=CONTEXT)
     rows = [row for row in record["points"] if row["axis"] not in args.axes]
     for point in POINTS:
         if point.axis not in args.axes:
