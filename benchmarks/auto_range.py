@@ -5,10 +5,11 @@
 hp.auto beside Adam at 1e-3 with cosine decay to 0, on networks of this library with
 cross-entropy: MNIST for the fully connected and convolutional ones, the characters of
 Shakespeare for the GPT. Along one axis at a time from a centre, then in corners where
-several are extreme. A run has failed if a loss was ever not finite, or if it ends above
-that of guessing. Results go to ``auto_range.json`` after
-each point; ``--axes`` runs some axes and keeps the results of the others, and without a
-name after it only prints the table again.
+several are extreme. A run has failed if a loss was ever not finite, or if it ends no
+better than guessing: the training loss above that, or the test accuracy below 1.5 times
+that of one class. Results go to ``auto_range.json`` after each point; ``--axes`` runs
+some axes and keeps the results of the others, and without a name after it only prints
+the table again.
 """
 
 import argparse
@@ -88,6 +89,7 @@ def settings_of(point):
 def batches(dataset, point, seed):
     """Indices of the examples of each step, epoch by epoch without a short batch."""
     per_epoch = dataset.num_train // point.batch
+    order = np.arange(0)
     for number in range(point.steps):
         epoch, place = divmod(number, per_epoch)
         if place == 0:
@@ -150,9 +152,15 @@ def train(point, make_optimizer, dataset, seed):
         "test_loss": test_loss,
         "test_accuracy": accuracy,
         "finite": finite,
-        "failed": not (finite and train_loss < math.log(classes)),
+        "failed": has_failed(finite, train_loss, accuracy, classes),
         "seconds": time.perf_counter() - start,
     }
+
+
+def has_failed(finite, train_loss, accuracy, classes):
+    """Whether a run was not finite, or learnt nothing or next to nothing."""
+    is_guessing = train_loss >= math.log(classes) or accuracy < 1.5 / classes
+    return not finite or is_guessing
 
 
 def print_table(rows):
@@ -180,9 +188,11 @@ def main():
     record = {"points": []}
     if RESULTS.exists():
         record = json.loads(RESULTS.read_text())
-    if args.axes:
-        mnist = load_dataset("mnist", args.data_dir)
-        text = load_tokens("tiny_shakespeare", args.data_dir, context=CONTEXT)
+    if not args.axes:
+        print_table(record["points"])
+        return
+    mnist = load_dataset("mnist", args.data_dir)
+    text = load_tokens("tiny_shakespeare", args.data_dir, context=CONTEXT)
     rows = [row for row in record["points"] if row["axis"] not in args.axes]
     for point in POINTS:
         if point.axis not in args.axes:
