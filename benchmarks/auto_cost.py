@@ -119,7 +119,7 @@ def prepare(task, make_optimizer):
             carry[:] = compiled(*carry, x, y)
         jax.block_until_ready(carry)
 
-    return run, compiled.cost_analysis()["flops"]
+    return run, (compiled.cost_analysis() or {})["flops"]
 
 
 def seconds_per_step(run, steps):

@@ -28,7 +28,7 @@ from hpfree_jax.architecture import Architecture
 # the evidence for each of these.
 RATE = 0.2
 MOMENTUM = 0.9
-DECAY = 0.02
+DECAY = 0.02  # times the depth, up to a depth of 10
 # Where orthogonalising a matrix would take more than this share of the arithmetic of
 # its gradient, only its leading directions are: an eighth, and at least so many.
 SHARE = 0.5
@@ -53,7 +53,7 @@ def auto(
     :math:`t = 0, \dots, T - 1`
 
     .. math::
-        W \leftarrow W - \frac{0.2}{D} \left(1 - \frac tT\right) (d_t + 0.02\, D\, W),
+        W \leftarrow W - \frac{0.2}{D} \left(1 - \frac tT\right) (d_t + 0.02 \min(D, 10)\, W),
 
     where :math:`d_t` is the direction of :func:`hpfree_jax.scale_by_steepest_descent`
     with Nesterov momentum 0.9: matrices orthogonalised and scaled by the square root of
@@ -123,7 +123,8 @@ def auto(
         nesterov=True,
     )
     decay = optax.add_decayed_weights(
-        DECAY * depth, mask=lambda tree: map_with_name(lambda n, _: n in weights, tree)
+        DECAY * min(depth, 10),
+        mask=lambda tree: map_with_name(lambda n, _: n in weights, tree),
     )
 
     def learning_rate(count):

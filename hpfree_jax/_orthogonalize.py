@@ -101,10 +101,10 @@ def num_multiplications(rows: int, columns: int) -> int:
 
 def _inverse_root(gram, steps):
     """The product of the factors by which all steps multiply a matrix, of its Gram."""
-    root = None
+    root = jnp.eye(gram.shape[-1], dtype=gram.dtype)
     for index, step in enumerate(steps):
         factor = _polynomial(gram, step)
-        root = factor if root is None else _product(factor, root)
+        root = _product(factor, root) if index else factor
         if index + 1 < len(steps):
             gram = _product(_product(factor, gram), factor)
             gram = (gram + _transpose(gram)) / 2  # rounding must not add up
