@@ -53,7 +53,8 @@ def auto(
     :math:`t = 0, \dots, T - 1`
 
     .. math::
-        W \leftarrow W - \frac{0.2}{D} \left(1 - \frac tT\right) (d_t + 0.02 \min(D, 10)\, W),
+        W \leftarrow W - \frac{0.2}{D} \left(1 - \frac tT\right)
+            (d_t + 0.02 \min(D, 10)\, W),
 
     where :math:`d_t` is the direction of :func:`hpfree_jax.scale_by_steepest_descent`
     with Nesterov momentum 0.9: matrices orthogonalised and scaled by the square root of
