@@ -49,8 +49,8 @@ def auto(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Trains any model for a given number of steps, with nothing else to choose.
 
-    With the mean depth :math:`D` of all paths through the model, at step
-    :math:`t = 0, \dots, T - 1`
+    With the mean depth :math:`D` of all paths through the model (1 if it is less), at
+    step :math:`t = 0, \dots, T - 1`
 
     .. math::
         W \leftarrow W - \frac{0.2}{D} \left(1 - \frac tT\right)
@@ -114,7 +114,7 @@ def auto(
             "them.",
             stacklevel=2,
         )
-    depth = architecture.mean_path_depth if weights else 1.0
+    depth = max(architecture.mean_path_depth, 1.0)
     peak = RATE / depth
     direction = scale_by_steepest_descent(
         layout,

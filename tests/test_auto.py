@@ -422,3 +422,13 @@ def test_it_trains_a_transformer():
     losses = losses_of(net, tokens[:, :-1], tokens[:, 1:], 60)
     # One of two tokens comes next: log 2 = 0.69 is the least without learning by heart.
     assert losses[-1] < 0.9 < 2.3 < losses[0]
+
+
+def test_paths_that_are_mostly_skips_count_as_one_layer():
+    """One residual block alone: paths of depth 0 and 1, and not twice the rate."""
+    params = {"kernel": jnp.ones((4, 4))}
+    model = lambda params, x: x + x @ params["kernel"]
+    arch = hp.trace_architecture(model, params, jnp.ones((2, 4)))
+    assert arch.mean_path_depth == 0.5
+    state = hp.auto(params, arch, 10).init(params)
+    assert hp.get_learning_rate(state) == pytest.approx(_auto.RATE)
