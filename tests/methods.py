@@ -184,15 +184,20 @@ STEEPEST = functools.partial(
 )
 SPECTRAL = [
     Method(
-        "agd-spectral",
-        functools.partial(hp.agd, norm="spectral"),
-        {"gain": 2.0},
-        amplification=200,
-    ),
-    Method(
         "agd-spectral-momentum-layout",
         functools.partial(hp.agd, layout=TWO_LAYERS, norm="spectral"),
         {"gain": 2.0, "momentum": 0.75},
+        amplification=200,
+    ),
+    Method("auto", AUTO, {"total_steps": 128}, amplification=200),
+]
+
+# What the two above are made of, again: tests/test_agd_spectral.py, slow.
+SPECTRAL_PARTS = [
+    Method(
+        "agd-spectral",
+        functools.partial(hp.agd, norm="spectral"),
+        {"gain": 2.0},
         amplification=200,
     ),
     Method(
@@ -203,7 +208,6 @@ SPECTRAL = [
         has_rate=False,
         amplification=200,
     ),
-    Method("auto", AUTO, {"total_steps": 128}, amplification=200),
 ]
 
 METHODS = [

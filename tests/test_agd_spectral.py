@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import hpfree_jax as hp
+from tests.contract import RULES
+from tests.methods import SPECTRAL_PARTS
 from tests.problems import make_params
 
 RNG = np.random.default_rng(0)
@@ -174,3 +176,10 @@ def test_it_trains_a_deep_network_that_the_published_rate_suits():
     for _ in range(100):
         params, state = step(params, state)
     assert loss(params) < 0.1 * before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", SPECTRAL_PARTS, ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_contract(rule, method):
+    rule(method)
