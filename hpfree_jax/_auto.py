@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -12,7 +13,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from hpfree_jax._base import (
     accumulator_dtype,
     all_finite,
-    check_in_interval,
     is_inexact,
     keep_if,
     scalar_like,
@@ -171,9 +171,21 @@ def auto(
 
 
 def _check_total_steps(total_steps: ArrayLike) -> None:
-    check_in_interval("total_steps", total_steps, 1, float("inf"), include_low=True)
-    if not isinstance(total_steps, jax.Array) and float(total_steps) % 1:  # type: ignore[arg-type]
-        raise ValueError(f"`total_steps` must be a whole number, got {total_steps}.")
+    if isinstance(total_steps, jax.Array) and total_steps.ndim == 0:
+        return  # it may be traced
+    if isinstance(total_steps, np.ndarray) and total_steps.ndim == 0:
+        total_steps = total_steps[()]
+    is_number = isinstance(total_steps, int | float | np.number)
+    if isinstance(total_steps, bool) or not is_number:
+        raise TypeError(
+            "`total_steps` must be the number of updates in the whole training, got "
+            f"{total_steps!r}."
+        )
+    if not (total_steps >= 1 and float(total_steps).is_integer()):
+        raise ValueError(
+            "`total_steps` must be the number of updates in the whole training, a "
+            f"whole number of at least 1, got {total_steps}."
+        )
 
 
 def _roles(params: PyTree, architecture: Architecture) -> tuple[Layout, set[str]]:

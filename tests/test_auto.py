@@ -173,18 +173,20 @@ def test_shapes_are_enough_and_dtypes_may_differ():
 
 
 @pytest.mark.parametrize(
-    ("total_steps", "error", "message"),
+    ("total_steps", "error", "found"),
     [
-        (0, ValueError, r"`total_steps` must lie in \[1, inf\), got 0"),
-        (-1, ValueError, r"`total_steps` must lie in \[1, inf\), got -1"),
-        (1.5, ValueError, "`total_steps` must be a whole number, got 1.5"),
-        (math.nan, ValueError, r"`total_steps` must lie in \[1, inf\), got nan"),
-        (math.inf, ValueError, r"`total_steps` must lie in \[1, inf\), got inf"),
-        (True, TypeError, "`total_steps` must be a number"),
-        (None, TypeError, "`total_steps` must be a number"),
+        (0, ValueError, "got 0"),
+        (-1, ValueError, "got -1"),
+        (1.5, ValueError, "got 1.5"),
+        (math.nan, ValueError, "got nan"),
+        (math.inf, ValueError, "got inf"),
+        (True, TypeError, "got True"),
+        (None, TypeError, "got None"),
+        (np.ones(1), TypeError, "got array"),
     ],
 )
-def test_a_horizon_is_a_whole_number_of_steps(total_steps, error, message):
+def test_a_horizon_is_a_whole_number_of_steps(total_steps, error, found):
+    message = f"`total_steps` must be the number of updates.*{found}"
     with pytest.raises(error, match=message):
         make(total_steps)
 
