@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import optax
 
 import hpfree_jax as hp
-from hpfree_jax._auto import DECAY, MIN_RANK, MOMENTUM, RATE, _ranks, _roles
+from hpfree_jax._auto import DECAY, MOMENTUM, RATE, READOUT, _ranks, _roles
 from hpfree_jax._paths import map_with_name
 from hpfree_jax.comparison._datasets import load_datasets
 from hpfree_jax.comparison._plan import Plan
@@ -54,9 +54,11 @@ class Variant:
     momentum: float = MOMENTUM
     nesterov: bool = True
     decay: float = DECAY
-    decay_rule: str = "depth"
+    decay_rule: str = "depth - 1"
     rank: float = 1.0  # times hp.auto's
     horizon: float = 1.0  # times the steps of the task
+    readout: float = READOUT
+    readout_decay: float = READOUT  # times the decay of the last layers
     schedule_free: bool = False  # in place of momentum; evaluated at the average
 
     def build(self, length, params, architecture):
@@ -65,17 +67,17 @@ class Variant:
         depth = max(architecture.mean_path_depth, 1.0)
         layout, tables = _roles(params, architecture)
         ranks = {
-            path: max(int(MIN_RANK * self.rank), int(rank * self.rank))
+            path: int(self.rank * rank)
             for path, rank in _ranks(architecture, layout, tables).items()
+            if self.rank < math.inf
         }
         weights = {layer.path for layer in architecture.layers} | {
             leaf.path for layer in architecture.layers for leaf in layer.leaves
         }
-        decay = {
-            "depth": self.decay * min(depth, 10),
-            "constant": self.decay,
-            "depth - 1": self.decay * min(depth - 1, 10),
-        }[self.decay_rule]
+        readouts = {layer.path for layer in architecture.layers if layer.readout_fan_in}
+        readouts -= tables  # an embedding may be the readout as well
+        decay = self.decay * min(depth - (self.decay_rule == "depth - 1"), 10)
+        mask = lambda paths: lambda tree: map_with_name(lambda n, _: n in paths, tree)
         chain = optax.chain(
             hp.scale_by_steepest_descent(
                 layout,
@@ -84,8 +86,13 @@ class Variant:
                 momentum=0.0 if self.schedule_free else self.momentum,
                 nesterov=self.nesterov,
             ),
-            optax.add_decayed_weights(
-                decay, mask=lambda tree: map_with_name(lambda n, _: n in weights, tree)
+            optax.masked(optax.scale(self.readout), mask(readouts)),
+            *(
+                optax.add_decayed_weights(factor * decay, mask=mask(paths))
+                for factor, paths in (
+                    (1.0, weights - readouts),
+                    (self.readout_decay, readouts),
+                )
             ),
             optax.inject_hyperparams(optax.scale_by_learning_rate)(
                 functools.partial(self.learning_rate, steps, self.rate / depth)
@@ -102,10 +109,6 @@ class Variant:
             "linear": lambda: 1 - t,
             "constant": lambda: jnp.ones_like(t),
             "cosine": lambda: (1 + jnp.cos(jnp.pi * t)) / 2,
-            "power 1.5": lambda: (1 - t) ** 1.5,
-            "power 2": lambda: (1 - t) ** 2,
-            "1 - sqrt": lambda: 1 - jnp.sqrt(t),
-            "half constant": lambda: jnp.minimum(1, 2 * (1 - t)),
         }[self.schedule]()
         if self.warmup:
             factor *= jnp.minimum(1, (count + 1) / (self.warmup * steps))
@@ -114,29 +117,20 @@ class Variant:
 
 VARIANTS = {
     "auto": Variant(),
-    "rate 0.1": Variant(rate=0.1),
-    "rate 0.3": Variant(rate=0.3),
-    "rate 0.4": Variant(rate=0.4),
+    "before, decay by D": Variant(decay_rule="depth", readout=1.0, readout_decay=1.0),
+    "slower readout": Variant(readout=1.0, readout_decay=1.0),
+    "readout without more decay": Variant(readout_decay=1.0),
+    "half the ranks": Variant(rank=0.5),
+    "all directions": Variant(rank=math.inf),
+    "rate 0.1": Variant(rate=0.1, decay=2 * DECAY),
+    "rate 0.4": Variant(rate=0.4, decay=DECAY / 2),
     "cosine": Variant(schedule="cosine"),
-    "power 1.5": Variant(schedule="power 1.5"),
-    "power 2": Variant(schedule="power 2"),
-    "rate 0.3, power 2": Variant(rate=0.3, schedule="power 2"),
-    "1 - sqrt": Variant(schedule="1 - sqrt"),
-    "half constant": Variant(schedule="half constant"),
     "warm-up 5 %": Variant(warmup=0.05),
     "momentum 0.95": Variant(momentum=0.95),
-    "momentum 0.8": Variant(momentum=0.8),
     "no decay": Variant(decay=0.0),
-    "decay of depth - 1": Variant(decay_rule="depth - 1"),
-    "decay 0.01": Variant(decay=0.01),
-    "decay 0.04": Variant(decay=0.04),
-    "decay 0.1, any depth": Variant(decay=0.1, decay_rule="constant"),
-    "half the ranks": Variant(rank=0.5),
-    "no Nesterov": Variant(nesterov=False),
-    "0.6 of the steps": Variant(horizon=0.6),
+    "twice the decay": Variant(decay=2 * DECAY),
     "schedule-free": Variant(schedule="constant", schedule_free=True),
-    "schedule-free, rate 0.1": Variant(0.1, "constant", schedule_free=True),
-    "twice the ranks": Variant(rank=2.0),
+    "0.6 of the steps": Variant(horizon=0.6),
 }
 
 

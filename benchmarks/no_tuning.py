@@ -2,23 +2,30 @@
 
     hpfree compare --suite no-tuning --methods ... --output-dir runs/no-tuning
     python benchmarks/no_tuning.py collect runs/no-tuning
+    python benchmarks/no_tuning.py times
     python benchmarks/no_tuning.py page
 
 ``collect`` takes all finished runs out of directories of ``hpfree compare``, also of
 one that goes on, into ``benchmarks/no_tuning/results.csv``, a row for each run; rows of
-runs that are not in the directories stay. ``page`` writes ``docs/leaderboard.md``.
+runs that are not in the directories stay. ``times`` times a step of each of their
+methods on each task, in turns, into ``benchmarks/no_tuning/step_times.csv``: give it
+the machine alone. ``page`` writes ``docs/leaderboard.md``.
 ``marks METHOD`` prints on which tasks a method meets the marks.
 """
 
 import argparse
+import csv
 import json
-from collections.abc import Sequence
+import statistics
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import jinja2
 
+from hpfree_jax.comparison._bench import measure
 from hpfree_jax.comparison._leaderboard import Table
-from hpfree_jax.comparison._standings import Standings
+from hpfree_jax.comparison._specs import parse_method
+from hpfree_jax.comparison._standings import TIMED_AGAINST, Standings
 from hpfree_jax.comparison._standings_tables import (
     MAX_STEPS_RATIO,
     chosen_rates,
@@ -36,9 +43,11 @@ from hpfree_jax.comparison._suite_runs import (
     write_runs,
 )
 from hpfree_jax.comparison._suites import SUITES
+from hpfree_jax.training import METHODS
 
 FOLDER = Path(__file__).with_suffix("")
 RESULTS, SESSIONS = FOLDER / "results.csv", FOLDER / "sessions.json"
+TIMES = FOLDER / "step_times.csv"
 PAGE = FOLDER.parents[1] / "docs" / "leaderboard.md"
 SUITE = "no-tuning"
 TASKS = SUITES[SUITE]
@@ -84,9 +93,49 @@ def merge(old: Sequence[SuiteRun], found: Sequence[Found]) -> list[SuiteRun]:
     return [*kept, *timed]
 
 
+def time_steps(rounds: int) -> None:
+    """Times a step of each method of the data on each task, beside AdamW's."""
+    names = {run.method for run in read_runs(RESULTS)}
+    methods = [parse_method(without_grid(name)) for name in sorted(names)]
+    # What trains on held-out data as well has other steps than these.
+    methods = [m for m in methods if not METHODS[m.method].validation_fraction]
+    methods.sort(key=lambda method: method.label != TIMED_AGAINST)
+    with TIMES.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("task", "method", "milliseconds", "ratio", "low", "high"))
+        for task in TASKS:
+            base, *_ = costs = measure(task, methods, rounds)
+            for cost in costs:
+                pairs = zip(cost.seconds, base.seconds, strict=True)
+                low, middle, high = statistics.quantiles([a / b for a, b in pairs])
+                numbers = (1000 * statistics.median(cost.seconds), middle, low, high)
+                row = (task.name, cost.label, *(f"{number:.4g}" for number in numbers))
+                writer.writerow(row)
+            file.flush()
+            print(task.name, flush=True)
+
+
+def read_times(names: Collection[str]) -> dict[tuple[str, str], float]:
+    """The time of a step over AdamW's, by task and the method's name in the data."""
+    with TIMES.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        (row["task"], name): float(row["ratio"])
+        for row in rows
+        for name in names
+        if without_grid(name) == row["method"]
+    }
+
+
+def without_grid(name: str) -> str:
+    """What the command line said of a method, without the grid of its rates."""
+    return name.rsplit(", best of ", 1)[0]
+
+
 def render(runs: Sequence[SuiteRun]) -> str:
     """The page of some runs."""
-    standings = Standings(runs, TASKS)
+    times = read_times({run.method for run in runs})
+    standings = Standings(runs, TASKS, times)
     singles = [name for name in standings.methods if not standings.is_tuned(name)]
     tuned = [name for name in standings.methods if standings.is_tuned(name)]
     detailed = dict.fromkeys([*singles[:1], *(n for n in DETAILED if n in singles)])
@@ -107,7 +156,7 @@ def render(runs: Sequence[SuiteRun]) -> str:
         machines=sorted({f"{run.device}, {run.platform}" for run in runs}),
         versions=sorted({run.versions for run in runs}),
         singles=singles,
-        grids=[name.rsplit(", best of", 1)[0] for name in tuned],
+        grids=[without_grid(name) for name in tuned],
         max_steps_ratio=MAX_STEPS_RATIO,
         scores=final_scores(standings),
         speeds=speeds(standings),
@@ -130,11 +179,15 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     own = commands.add_parser("collect")
     own.add_argument("directories", nargs="+", type=Path)
+    own = commands.add_parser("times")
+    own.add_argument("--rounds", type=int, default=21)
     commands.add_parser("page")
     commands.add_parser("marks").add_argument("method")
     args = parser.parse_args()
     if args.command == "collect":
         collect(args.directories)
+    elif args.command == "times":
+        time_steps(args.rounds)
     elif args.command == "page":
         PAGE.write_text(render(read_runs(RESULTS)))
         print(PAGE)

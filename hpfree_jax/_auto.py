@@ -27,8 +27,9 @@ from hpfree_jax.architecture import Architecture
 # What the first step changes in the output of all layers together; docs/auto.md has
 # the evidence for each of these.
 RATE = 0.2
+READOUT = 2.0  # times as much for the last layers
 MOMENTUM = 0.9
-DECAY = 0.02  # times the depth, up to a depth of 10
+DECAY = 0.02  # times the depth less one, up to 10
 # Where orthogonalising a matrix would take more than this share of the arithmetic of
 # its gradient, only its leading directions are: an eighth, and at least so many.
 SHARE = 0.5
@@ -54,13 +55,14 @@ def auto(
 
     .. math::
         W \leftarrow W - \frac{0.2}{D} \left(1 - \frac tT\right)
-            (d_t + 0.02 \min(D, 10)\, W),
+            (d_t + 0.02 \min(D - 1, 10)\, W),
 
     where :math:`d_t` is the direction of :func:`hpfree_jax.scale_by_steepest_descent`
     with Nesterov momentum 0.9: matrices orthogonalised and scaled by the square root of
     fan-out over fan-in, rows of embeddings and vectors divided by their root mean
-    square. Weight decay is for matrices and embeddings only. The rate has no unit: it
-    is the share of its output that each layer changes in a step.
+    square. Matrices that produce an output of the model move twice as fast. Weight
+    decay is for matrices and embeddings only. The rate has no unit: it is the share of
+    its output that each layer changes in a step.
 
     A matrix whose orthogonalisation would take more arithmetic than half of its
     gradient, for a batch of the size that ``architecture`` was traced with, is
@@ -114,6 +116,12 @@ def auto(
             "them.",
             stacklevel=2,
         )
+    readouts = {
+        leaf.path
+        for layer in architecture.layers
+        if layer.readout_fan_in
+        for leaf in layer.leaves
+    } - tables
     depth = max(architecture.mean_path_depth, 1.0)
     peak = RATE / depth
     direction = scale_by_steepest_descent(
@@ -124,7 +132,7 @@ def auto(
         nesterov=True,
     )
     decay = optax.add_decayed_weights(
-        DECAY * min(depth, 10),
+        DECAY * min(depth - 1, 10),
         mask=lambda tree: map_with_name(lambda n, _: n in weights, tree),
     )
 
@@ -154,10 +162,11 @@ def auto(
         updates, direction_state = direction.update(updates, state.direction, params)
         updates, _ = decay.update(updates, decay.init(params), params)
 
-        def step(update):
+        def step(name, update):
             if not is_inexact(update):
                 return update
-            return jnp.where(finite, -rate * update, 0).astype(update.dtype)
+            own_rate = rate * READOUT if name in readouts else rate
+            return jnp.where(finite, -own_rate * update, 0).astype(update.dtype)
 
         new_state = AutoState(
             count=jnp.asarray(optax.safe_increment(state.count)),
@@ -165,7 +174,7 @@ def auto(
             past_horizon=state.count >= jnp.asarray(total_steps),
             direction=direction_state,
         )
-        return jax.tree.map(step, updates), keep_if(finite, new_state, state)
+        return map_with_name(step, updates), keep_if(finite, new_state, state)
 
     return transformation(init_fn, update_fn)
 

@@ -107,8 +107,9 @@ def test_steps_are_those_of_the_recurrence_and_stay_at_the_last_rate():
             rate = _auto.RATE / DEPTH * (1 - min(step, total_steps - 1) / total_steps)
             for name, old in expected.items():
                 decayed = name in ("embed", "w", "v")
-                decay = _auto.DECAY * min(DEPTH, 10) * old if decayed else 0
-                expected[name] = old - rate * (d[name] + decay)
+                decay = _auto.DECAY * (DEPTH - 1) * old if decayed else 0
+                share = _auto.READOUT if name == "v" else 1
+                expected[name] = old - rate * share * (d[name] + decay)
                 np.testing.assert_allclose(
                     params[name], expected[name], rtol=0, atol=1e-8, err_msg=name
                 )
@@ -283,7 +284,7 @@ def test_a_tied_table_is_one_table():
     tx = hp.auto(params, arch, 10)
     grads = jax.tree.map(lambda p: jnp.ones_like(p).at[..., 0].set(3.0), params)
     updates, state = jax.jit(tx.update)(grads, tx.init(params), params)
-    decay = state.learning_rate * _auto.DECAY * min(arch.mean_path_depth, 10)
+    decay = state.learning_rate * _auto.DECAY * (arch.mean_path_depth - 1)
     for table in ("tokens", "positions"):
         step = -(updates[table]["embedding"] + decay * params[table]["embedding"])
         mean_square = jnp.mean((step / state.learning_rate) ** 2, axis=1)

@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -53,13 +53,18 @@ class BenchConfig:
     rounds: Annotated[int, option("How often each method has its turn.")] = 30
 
 
-class Candidate(NamedTuple):
-    """A method's compiled step, and the state that it works on."""
+class Cost(NamedTuple):
+    """What a training step of a method costs."""
 
     label: str
-    step: Callable[[], None]  # makes one step, and waits for it
+    seconds: Sequence[float]  # of a step, by rounds
     flops: float  # of the compiled step; NaN if the compiler does not tell
     state_bytes: int  # of the optimizer's state
+
+    def time_ratio(self, base: "Cost") -> float:
+        """The median over the rounds of the time over another method's."""
+        pairs = zip(self.seconds, base.seconds, strict=True)
+        return statistics.median(own / other for own, other in pairs)
 
 
 def run_bench(args: list[str]) -> int:
@@ -95,27 +100,18 @@ def bench(config: BenchConfig) -> Table:
         "cross_entropy",
     )
     methods = {m.label: m for m in map(parse_method, (BASE, *config.methods))}
-    candidates = [_compile(task, method) for method in methods.values()]
-    times: dict[str, list[float]] = {c.label: [] for c in candidates}
-    for _ in range(config.rounds):
-        for candidate in candidates:
-            begin = time.perf_counter()
-            candidate.step()
-            times[candidate.label].append(time.perf_counter() - begin)
-    base = candidates[0]
-    rows = []
-    for candidate in candidates:
-        own = times[candidate.label]
-        ratios = [a / b for a, b in zip(own, times[base.label], strict=True)]
-        rows.append(
-            (
-                candidate.label,
-                f"{1e3 * statistics.median(own):.3g}",
-                f"{statistics.median(ratios):.2f}",
-                f"{candidate.flops / base.flops:.2f}",
-                f"{candidate.state_bytes / 2**20:.3g}",
-            )
+    costs = measure(task, list(methods.values()), config.rounds)
+    base = costs[0]
+    rows = [
+        (
+            cost.label,
+            f"{1e3 * statistics.median(cost.seconds):.3g}",
+            f"{cost.time_ratio(base):.2f}",
+            f"{cost.flops / base.flops:.2f}",
+            f"{cost.state_bytes / 2**20:.3g}",
         )
+        for cost in costs
+    ]
     device = jax.devices()[0].device_kind
     title = (
         f"a step of {config.model} on {name}, batch {config.batch_size}, "
@@ -128,7 +124,31 @@ def bench(config: BenchConfig) -> Table:
     return Table(title, headings, rows)
 
 
-def _compile(task: TaskSpec, method: MethodSpec) -> Candidate:
+def measure(task: TaskSpec, methods: Sequence[MethodSpec], rounds: int) -> list[Cost]:
+    """Times a step of each method on random data; all take their turn in each round.
+
+    Raises:
+      UserError: if a method trains on held-out data too.
+    """
+    compiled = [_compile(task, method) for method in methods]
+    seconds: list[list[float]] = [[] for _ in methods]
+    for _ in range(rounds):
+        for (step, _, _), own in zip(compiled, seconds, strict=True):
+            begin = time.perf_counter()
+            step()
+            own.append(time.perf_counter() - begin)
+    return [
+        Cost(method.label, own, flops, state_bytes)
+        for method, own, (_, flops, state_bytes) in zip(
+            methods, seconds, compiled, strict=True
+        )
+    ]
+
+
+def _compile(
+    task: TaskSpec, method: MethodSpec
+) -> tuple[Callable[[], None], float, int]:
+    """A method's step, which is made and waited for; its operations and state."""
     dataset = _random_data(task)
     config = run_config(task, method, 0)
     if config.held_out:
@@ -152,7 +172,7 @@ def _compile(task: TaskSpec, method: MethodSpec) -> Candidate:
         jax.block_until_ready((carry[0], metrics))
 
     step()  # compiles what the calls use, and fills caches
-    return Candidate(method.label, step, analysis.get("flops", np.nan), state_bytes)
+    return step, analysis.get("flops", np.nan), state_bytes
 
 
 def _random_data(task: TaskSpec) -> Dataset | TokenDataset:

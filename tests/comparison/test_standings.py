@@ -108,6 +108,14 @@ def test_steps_and_times_are_over_those_of_the_tuned_adam_and_adamw(standings):
     assert geometric_mean([0.5, 2.0, math.inf]) == 1
 
 
+def test_times_that_were_taken_in_turns_replace_those_of_the_runs():
+    times = {(IMAGES.name, "good"): 5.0, (TEXT.name, "good"): 0.2}
+    standings = Standings(RUNS, TASKS, times)
+    rows = {row[0]: row[1:] for row in speeds(standings).rows}
+    assert rows["good"] == ("0.5", "1 of 2", "1", "2.5")
+    assert rows[TUNED][2:] == ("-", "-")  # which was not timed
+
+
 def test_marks_are_differences_with_standard_errors(standings):
     marks = find_marks(standings, IMAGES, "good")
     assert (marks.met_tuned, marks.met_other, marks.met_steps) == (True, True, True)

@@ -13,7 +13,7 @@ from hpfree_jax.comparison import CompareConfig, TaskSpec
 from hpfree_jax.comparison._command import run_compare
 from hpfree_jax.comparison._runner import machine, now
 from hpfree_jax.comparison._standings import Standings
-from hpfree_jax.comparison._suite_runs import find_runs, read_runs
+from hpfree_jax.comparison._suite_runs import find_runs, read_runs, write_runs
 from hpfree_jax.comparison._suites import NO_TUNING, SUITES
 from hpfree_jax.models import MODELS, abstract_model
 from hpfree_jax.training._model_config import MODEL_SETTINGS, check_kind
@@ -132,6 +132,22 @@ def test_collected_runs_are_timed_to_the_tuned_adam(script, finished, monkeypatc
         run.record.train["loss"][:] = [loss + 1 for loss in run.record.train["loss"]]
     with pytest.raises(SystemExit, match="training loss on one is another"):
         script.merge(runs, tuned)
+
+
+def test_steps_are_timed_by_task_and_method(script, finished, monkeypatch, tmp_path):
+    monkeypatch.setattr(script, "TASKS", TINY)
+    monkeypatch.setattr(script, "RESULTS", tmp_path / "results.csv")
+    monkeypatch.setattr(script, "TIMES", tmp_path / "step_times.csv")
+    write_runs(script.RESULTS, script.merge([], list(find_runs(finished, TINY))))
+    script.time_steps(rounds=3)
+    times = script.read_times({"adamw", "sgd:learning_rate=1e30", TUNED})
+    assert set(times) == {
+        (task.name, name)
+        for task in TINY
+        for name in ("adamw", "sgd:learning_rate=1e30", TUNED)
+    }
+    assert {times[task.name, "adamw"] for task in TINY} == {1.0}
+    assert all(ratio > 0 for ratio in times.values())
 
 
 def test_the_page_is_made_from_the_data(script):
