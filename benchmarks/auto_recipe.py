@@ -58,7 +58,7 @@ class Variant:
     rank: float = 1.0  # times hp.auto's
     horizon: float = 1.0  # times the steps of the task
     readout: float = READOUT
-    readout_decay: float = READOUT  # times the decay of the last layers
+    readout_decay: float = 1.0  # times the decay of the last layers
     schedule_free: bool = False  # in place of momentum; evaluated at the average
 
     def build(self, length, params, architecture):
@@ -117,10 +117,10 @@ class Variant:
 
 VARIANTS = {
     "auto": Variant(),
-    "before, decay by D": Variant(decay_rule="depth", readout=1.0, readout_decay=1.0),
-    "slower readout": Variant(readout=1.0, readout_decay=1.0),
-    "readout without more decay": Variant(readout_decay=1.0),
-    "half the ranks": Variant(rank=0.5),
+    "before, decay by D": Variant(decay_rule="depth", readout=1.0),
+    "slower readout": Variant(readout=1.0),
+    "readout with more decay": Variant(readout_decay=READOUT),
+    "half the ranks": Variant(rank=0.5, readout_decay=READOUT),
     "all directions": Variant(rank=math.inf),
     "rate 0.1": Variant(rate=0.1, decay=2 * DECAY),
     "rate 0.4": Variant(rate=0.4, decay=DECAY / 2),
@@ -129,7 +129,9 @@ VARIANTS = {
     "momentum 0.95": Variant(momentum=0.95),
     "no decay": Variant(decay=0.0),
     "twice the decay": Variant(decay=2 * DECAY),
-    "schedule-free": Variant(schedule="constant", schedule_free=True),
+    "schedule-free": Variant(
+        schedule="constant", schedule_free=True, readout_decay=READOUT
+    ),
     "0.6 of the steps": Variant(horizon=0.6),
 }
 

@@ -104,9 +104,8 @@ def auto(
             f"{architecture!r}."
         )
     layout, tables = _roles(params, architecture)
-    weights = {layer.path for layer in architecture.layers} | {
-        leaf.path for layer in architecture.layers for leaf in layer.leaves
-    }
+    layers = architecture.layers
+    weights = {leaf.path for layer in layers for leaf in layer.leaves}
     if not weights:
         warnings.warn(
             "The architecture has no layer, so that hp.auto has no matrix to "
@@ -118,10 +117,11 @@ def auto(
         )
     readouts = {
         leaf.path
-        for layer in architecture.layers
+        for layer in layers
         if layer.readout_fan_in
         for leaf in layer.leaves
-    } - tables
+        if leaf.path not in tables  # an embedding may be the readout as well
+    }
     depth = max(architecture.mean_path_depth, 1.0)
     peak = RATE / depth
     direction = scale_by_steepest_descent(
@@ -131,9 +131,10 @@ def auto(
         momentum=MOMENTUM,
         nesterov=True,
     )
-    decay = optax.add_decayed_weights(
-        DECAY * min(depth - 1, 10),
-        mask=lambda tree: map_with_name(lambda n, _: n in weights, tree),
+    among = lambda paths: lambda tree: map_with_name(lambda n, _: n in paths, tree)
+    stateless = optax.chain(
+        optax.masked(optax.scale(READOUT), among(readouts)),
+        optax.add_decayed_weights(DECAY * min(depth - 1, 10), mask=among(weights)),
     )
 
     def learning_rate(count):
@@ -160,13 +161,12 @@ def auto(
         finite = all_finite(updates)
         rate = learning_rate(state.count)
         updates, direction_state = direction.update(updates, state.direction, params)
-        updates, _ = decay.update(updates, decay.init(params), params)
+        updates, _ = stateless.update(updates, stateless.init(params), params)
 
-        def step(name, update):
+        def step(update):
             if not is_inexact(update):
                 return update
-            own_rate = rate * READOUT if name in readouts else rate
-            return jnp.where(finite, -own_rate * update, 0).astype(update.dtype)
+            return jnp.where(finite, -rate * update, 0).astype(update.dtype)
 
         new_state = AutoState(
             count=jnp.asarray(optax.safe_increment(state.count)),
@@ -174,7 +174,7 @@ def auto(
             past_horizon=state.count >= jnp.asarray(total_steps),
             direction=direction_state,
         )
-        return map_with_name(step, updates), keep_if(finite, new_state, state)
+        return jax.tree.map(step, updates), keep_if(finite, new_state, state)
 
     return transformation(init_fn, update_fn)
 

@@ -108,8 +108,8 @@ def test_steps_are_those_of_the_recurrence_and_stay_at_the_last_rate():
             for name, old in expected.items():
                 decayed = name in ("embed", "w", "v")
                 decay = _auto.DECAY * (DEPTH - 1) * old if decayed else 0
-                share = _auto.READOUT if name == "v" else 1
-                expected[name] = old - rate * share * (d[name] + decay)
+                factor = _auto.READOUT if name == "v" else 1
+                expected[name] = old - rate * (factor * d[name] + decay)
                 np.testing.assert_allclose(
                     params[name], expected[name], rtol=0, atol=1e-8, err_msg=name
                 )
