@@ -1,4 +1,4 @@
-"""Test accuracy of AGD beside AdamW with a cosine schedule, at one setting each.
+"""Test accuracy of hp.auto and AGD beside AdamW with a cosine, at one setting each.
 
     python benchmarks/accuracy.py --data-dir ../shared/tfds [--tasks digits-fcn ...]
 
@@ -27,6 +27,7 @@ TASKS = {
     "--batch-size 128 --epochs 200 --evaluate-every 10 --checkpoint-every 200",
 }
 METHODS = {
+    "auto": "--method auto",
     "agd": "--method agd",
     "adamw": "--method adamw --schedule cosine",
     "adamw, cross-entropy": "--method adamw --schedule cosine --loss cross_entropy",
@@ -49,7 +50,7 @@ def run(arguments: str, data_dir: Path | None) -> dict:
 
 def main():
     """Runs what is missing and prints the table."""
-    parser = argparse.ArgumentParser(description="Accuracy of AGD and AdamW")
+    parser = argparse.ArgumentParser(description="Accuracy of hp.auto, AGD and AdamW")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--tasks", nargs="*", default=list(TASKS))
     options = parser.parse_args()
