@@ -361,10 +361,12 @@ def multi_steps_uses_the_mean_gradient(method):
     halves = [jax.tree.map(lambda g, c=c: c * g, grads) for c in (0.5, 1.5)]
     state, whole_state = accumulating.init(params), tx.init(params)
     extra_args = method.extra_args(quadratic, params)
+    jitted = lambda tx: jax.jit(lambda g, s: tx.update(g, s, params, **extra_args))
+    update, accumulate = jitted(tx), jitted(accumulating)
     for _ in range(2):
         for half in halves:
-            updates, state = accumulating.update(half, state, params, **extra_args)
-        expected, whole_state = tx.update(grads, whole_state, params, **extra_args)
+            updates, state = accumulate(half, state)
+        expected, whole_state = update(grads, whole_state)
         assert_same(updates, expected, **close(method, 1e-5, 1e-6))
     if method.has_rate:
         assert float(hp.get_learning_rate(state)) == pytest.approx(
