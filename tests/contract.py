@@ -143,9 +143,10 @@ def vmap_equals_loop(method):
     tx = method.make()
     runs = [make_params(seed=seed) for seed in range(3)]
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
-    carry = (batch, jax.vmap(tx.init)(batch))
+    carry = (batch, jax.jit(jax.vmap(tx.init))(batch))
+    step = jax.jit(jax.vmap(make_step(method, tx)))
     for _ in range(3):
-        carry = jax.vmap(make_step(method, tx))(*carry)
+        carry = step(*carry)
     for index, params in enumerate(runs):
         one = jax.tree.map(lambda leaf, i=index: leaf[i], carry)
         assert_same(one, run(method, tx, params, 3), **close(method, 2e-5, 1e-6))
@@ -181,11 +182,15 @@ def fresh_params_and_state_can_be_donated(method):
 @rule
 def unknown_extra_args_are_accepted(method):
     tx, params = method.make(), make_params()
-    grads, state = jax.grad(quadratic)(params), tx.init(params)
-    known = method.extra_args(quadratic, params)
-    updates, _ = tx.update(grads, state, params, **known)
-    others, _ = tx.update(grads, state, params, **known, unknown_argument=1.0)
-    assert_same(updates, others)
+
+    @jax.jit
+    def update(params, state, **unknown):
+        known = method.extra_args(quadratic, params)
+        grads = jax.grad(quadratic)(params)
+        return tx.update(grads, state, params, **known, **unknown)[0]
+
+    state = tx.init(params)
+    assert_same(update(params, state), update(params, state, unknown_argument=1.0))
 
 
 @rule
@@ -197,11 +202,15 @@ def dtypes_are_kept(method):
             new_params, new_state = run(method, tx, params, 2)
             assert dtypes(new_params) == {jnp.dtype(dtype)}
             assert types(state) == types(new_state)
-            updates, _ = tx.update(
-                jax.grad(quadratic)(params),
-                state,
+            updates, _ = jax.eval_shape(
+                lambda params, state, tx=tx: tx.update(
+                    jax.grad(quadratic)(params),
+                    state,
+                    params,
+                    **method.extra_args(quadratic, params),
+                ),
                 params,
-                **method.extra_args(quadratic, params),
+                state,
             )
             assert dtypes(updates) == {jnp.dtype(dtype)}
             assert_finite(new_params)
@@ -352,10 +361,12 @@ def multi_steps_uses_the_mean_gradient(method):
     halves = [jax.tree.map(lambda g, c=c: c * g, grads) for c in (0.5, 1.5)]
     state, whole_state = accumulating.init(params), tx.init(params)
     extra_args = method.extra_args(quadratic, params)
+    jitted = lambda tx: jax.jit(lambda g, s: tx.update(g, s, params, **extra_args))
+    update, accumulate = jitted(tx), jitted(accumulating)
     for _ in range(2):
         for half in halves:
-            updates, state = accumulating.update(half, state, params, **extra_args)
-        expected, whole_state = tx.update(grads, whole_state, params, **extra_args)
+            updates, state = accumulate(half, state)
+        expected, whole_state = update(grads, whole_state)
         assert_same(updates, expected, **close(method, 1e-5, 1e-6))
     if method.has_rate:
         assert float(hp.get_learning_rate(state)) == pytest.approx(

@@ -182,18 +182,16 @@ AUTO = functools.partial(
 STEEPEST = functools.partial(
     hp.scale_by_steepest_descent, TWO_LAYERS, ranks={"fc1/kernel": 3}, nesterov=True
 )
-SPECTRAL = [
+AUTO_METHOD = Method("auto", AUTO, {"total_steps": 128}, amplification=200)
+
+# The parts of hp.auto, and what shares them: tests/test_agd_spectral.py, slow.
+SPECTRAL_PARTS = [
     Method(
         "agd-spectral-momentum-layout",
         functools.partial(hp.agd, layout=TWO_LAYERS, norm="spectral"),
         {"gain": 2.0, "momentum": 0.75},
         amplification=200,
     ),
-    Method("auto", AUTO, {"total_steps": 128}, amplification=200),
-]
-
-# What the two above are made of, again: tests/test_agd_spectral.py, slow.
-SPECTRAL_PARTS = [
     Method(
         "agd-spectral",
         functools.partial(hp.agd, norm="spectral"),
@@ -211,7 +209,7 @@ SPECTRAL_PARTS = [
 ]
 
 METHODS = [
-    *SPECTRAL,
+    AUTO_METHOD,
     Method("agd", hp.agd, {"gain": 2.0}),
     Method("agd-momentum", hp.agd, {"gain": 2.0, "momentum": 0.75}),
     Method("agd-layout", functools.partial(hp.agd, layout=TWO_LAYERS), {"gain": 2.0}),

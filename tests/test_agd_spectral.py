@@ -69,6 +69,7 @@ def expected_directions(grads):
     return directions
 
 
+@jax.jit
 def expected_rate(grads):
     """The rate of AGD: its summary keeps the Frobenius norm."""
     frobenius = hp.scale_by_agd(layout=LAYOUT)
@@ -101,7 +102,7 @@ def test_updates_are_those_of_the_singular_value_decomposition(momentum):
 def test_low_precision_gradients_are_orthogonalised_in_float32(dtype):
     grads = {"kernel": jnp.asarray(RNG.normal(size=(6, 9)), dtype)}
     tx = hp.scale_by_agd(norm="spectral")
-    updates, state = tx.update(grads, tx.init(grads))
+    updates, state = jax.jit(tx.update)(grads, tx.init(grads))
     assert updates["kernel"].dtype == dtype
     exact = np.asarray(grads["kernel"], np.float64)
     expected = state.learning_rate * math.sqrt(9 / 6) * factor(exact)
@@ -116,12 +117,13 @@ def test_zero_and_non_finite_gradients():
         "b": {"kernel": jnp.ones((4, 2))},
     }
     tx = hp.agd(norm="spectral", momentum=0.5)
-    updates, state = tx.update(grads, tx.init(grads))
+    update = jax.jit(tx.update)
+    updates, state = update(grads, tx.init(grads))
     assert not np.any(updates["a"]["kernel"])
     assert not np.any(updates["a"]["bias"])
     assert np.all(updates["b"]["kernel"] < 0)
     broken = {**grads, "b": {"kernel": jnp.full((4, 2), jnp.nan)}}
-    updates, same = tx.update(broken, state)
+    updates, same = update(broken, state)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates))
     jax.tree.map(np.testing.assert_array_equal, same, state)
 
@@ -131,11 +133,12 @@ def test_rotated_gradients_give_rotated_updates():
     rotation = factor(RNG.normal(size=(6, 6)))
     grad = RNG.normal(size=(6, 4))
     tx = hp.scale_by_agd(norm="spectral")
-    update = lambda g: np.asarray(
-        tx.update({"kernel": jnp.asarray(g, jnp.float32)}, tx.init({"kernel": g}))[0][
-            "kernel"
-        ]
-    )
+
+    @jax.jit
+    def update(grad):
+        grads = {"kernel": jnp.asarray(grad, jnp.float32)}
+        return tx.update(grads, tx.init(grads))[0]["kernel"]
+
     np.testing.assert_allclose(
         update(rotation @ grad), rotation @ update(grad), atol=1e-5
     )

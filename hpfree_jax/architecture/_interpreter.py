@@ -100,8 +100,11 @@ class Interpreter:
     # --- control flow -----------------------------------------------------------------
 
     def _scan(self, eqn: Any, values: list[Value]) -> list[Value]:
-        num_consts, num_carry = eqn.params["num_consts"], eqn.params["num_carry"]
         length, jaxpr = eqn.params["length"], eqn.params["jaxpr"]
+        body = getattr(jaxpr, "jaxpr", jaxpr)
+        num_carry = len(eqn.outvars) - _num_slices(body.outvars, eqn.outvars)
+        num_stacked = _num_slices(body.invars, eqn.invars)
+        num_consts = len(values) - num_carry - num_stacked
         consts = values[:num_consts]
         carry = values[num_consts : num_consts + num_carry]
         stacked = values[num_consts + num_carry :]
@@ -295,6 +298,16 @@ def _literal(atom: Any) -> Const:
     ):
         return Const(int(value))
     return Const()
+
+
+def _num_slices(inside: Sequence[Any], outside: Sequence[Any]) -> int:
+    """How many variables of a loop's body are slices of those outside of it.
+
+    Counted by their ranks, as the parameters of ``scan`` that say it depend on the
+    version of JAX.
+    """
+    ranks = [[len(shape_of(var)) for var in side] for side in (inside, outside)]
+    return sum(a < b for a, b in zip(*ranks, strict=True))
 
 
 def _drop_axis(value: Value) -> Value:

@@ -111,8 +111,10 @@ class DagCNN(nnx.Module):
     References:
       As for :class:`DagMLP`.
 
-    >>> model = DagCNN(3, "2_12", channels=4, num_classes=10, rngs=nnx.Rngs(0))
-    >>> model(jnp.zeros((2, 8, 8, 3))).shape
+    >>> def scores(images):
+    ...     model = DagCNN(3, "2_12", channels=4, num_classes=10, rngs=nnx.Rngs(0))
+    ...     return model(images)
+    >>> nnx.eval_shape(scores, jnp.zeros((2, 8, 8, 3))).shape  # nothing is computed
     (2, 10)
     """
 

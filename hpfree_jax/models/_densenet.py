@@ -45,8 +45,10 @@ class DenseNetBC(nnx.Module):
       Huang et al., `Densely Connected Convolutional Networks
       <https://arxiv.org/abs/1608.06993>`_, 2016.
 
-    >>> model = DenseNetBC(10, 2, num_classes=10, rngs=nnx.Rngs(0))
-    >>> model(jnp.zeros((2, 8, 8, 3))).shape
+    >>> def scores(images):
+    ...     model = DenseNetBC(10, 2, num_classes=10, rngs=nnx.Rngs(0))
+    ...     return model(images)
+    >>> nnx.eval_shape(scores, jnp.zeros((2, 8, 8, 3))).shape  # nothing is computed
     (2, 10)
     """
 

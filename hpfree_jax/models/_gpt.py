@@ -61,8 +61,10 @@ class GPT(nnx.Module):
       without biases. Differs: no dropout of attention weights, for which
       ``dot_product_attention`` has no argument.
 
-    >>> model = GPT(65, depth=2, width=8, heads=2, context=16, rngs=nnx.Rngs(0))
-    >>> model(jnp.zeros((3, 16), jnp.int32)).shape
+    >>> def scores(tokens):
+    ...     model = GPT(65, depth=2, width=8, heads=2, context=16, rngs=nnx.Rngs(0))
+    ...     return model(tokens)
+    >>> nnx.eval_shape(scores, jnp.zeros((3, 16), jnp.int32)).shape  # computes nothing
     (3, 16, 65)
     """
 

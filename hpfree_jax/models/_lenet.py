@@ -41,8 +41,10 @@ class LeNet5(nnx.Module):
       (the paper leaves out some connections), pooling has no trained coefficient, and
       the last layer is linear (the paper has radial basis functions).
 
-    >>> model = LeNet5(10, rngs=nnx.Rngs(0))
-    >>> model(jnp.zeros((2, 28, 28, 1))).shape
+    >>> def scores(images):
+    ...     model = LeNet5(10, rngs=nnx.Rngs(0))
+    ...     return model(images)
+    >>> nnx.eval_shape(scores, jnp.zeros((2, 28, 28, 1))).shape  # nothing is computed
     (2, 10)
     """
 

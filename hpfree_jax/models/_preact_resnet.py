@@ -141,8 +141,10 @@ class PreActResNet(PreActNetwork):
       <https://arxiv.org/abs/1603.05027>`_, 2016. Differs: widths and depths are those
       of the ImageNet networks, as in the code of AGD's experiments.
 
-    >>> model = PreActResNet(18, 10, channels=4, rngs=nnx.Rngs(0))
-    >>> model(jnp.zeros((2, 8, 8, 3))).shape
+    >>> def scores(images):
+    ...     model = PreActResNet(18, 10, channels=4, rngs=nnx.Rngs(0))
+    ...     return model(images)
+    >>> nnx.eval_shape(scores, jnp.zeros((2, 8, 8, 3))).shape  # nothing is computed
     (2, 10)
     """
 

@@ -60,8 +60,10 @@ class ResNet(nnx.Module):
       in its convolution 3x3; biases start at zero. The network for small images is
       that of the hypergradient and AGD experiments, not the paper's own for CIFAR.
 
-    >>> model = ResNet(18, 10, channels=4, small_images=True, rngs=nnx.Rngs(0))
-    >>> model(jnp.zeros((2, 8, 8, 3))).shape
+    >>> def scores(images):
+    ...     model = ResNet(18, 10, channels=4, small_images=True, rngs=nnx.Rngs(0))
+    ...     return model(images)
+    >>> nnx.eval_shape(scores, jnp.zeros((2, 8, 8, 3))).shape  # nothing is computed
     (2, 10)
     """
 

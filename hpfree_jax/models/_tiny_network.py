@@ -49,8 +49,10 @@ class TinyNetwork(nnx.Module):
     References:
       Dong and Yang, `NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, ICLR 2020.
 
-    >>> model = TinyNetwork(3, "3_34_131", 4, 10, cells=1, rngs=nnx.Rngs(0))
-    >>> model(jnp.zeros((2, 8, 8, 3))).shape
+    >>> def scores(images):
+    ...     model = TinyNetwork(3, "3_34_131", 4, 10, cells=1, rngs=nnx.Rngs(0))
+    ...     return model(images)
+    >>> nnx.eval_shape(scores, jnp.zeros((2, 8, 8, 3))).shape  # nothing is computed
     (2, 10)
     """
 

@@ -46,8 +46,10 @@ class WideResNet(PreActNetwork):
       Zagoruyko and Komodakis, `Wide Residual Networks
       <https://arxiv.org/abs/1605.07146>`_, 2016.
 
-    >>> model = WideResNet(10, 1, num_classes=10, rngs=nnx.Rngs(0))
-    >>> model(jnp.zeros((2, 8, 8, 3))).shape
+    >>> def scores(images):
+    ...     model = WideResNet(10, 1, num_classes=10, rngs=nnx.Rngs(0))
+    ...     return model(images)
+    >>> nnx.eval_shape(scores, jnp.zeros((2, 8, 8, 3))).shape  # nothing is computed
     (2, 10)
     """
 

@@ -100,11 +100,11 @@ def posterior(state: AutoWUState) -> Posterior:
     are ``state.losses[:state.test_step]``, where ``state.is_finite``. Before the first
     test (``state.test_step`` is 0) all is zero.
 
-    >>> import hpfree_jax as hp
+    >>> import jax, hpfree_jax as hp
     >>> tx = hp.scale_by_autowu(80, 2, test_every=2)
-    >>> state = tx.init(jnp.zeros(1))
+    >>> state, update = tx.init(jnp.zeros(1)), jax.jit(tx.update)
     >>> for loss in (3.0, 2.0, 1.0, 2.0):
-    ...     _, state = tx.update(jnp.zeros(1), state, value=loss)
+    ...     _, state = update(jnp.zeros(1), state, value=loss)
     >>> step, mean, std = posterior(state)
     >>> print(step[0], step[-1], mean.shape)
     0.0 4.0 (500,)

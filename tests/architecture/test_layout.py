@@ -282,7 +282,7 @@ def descend(fn, shapes, arch, inputs, targets, steps):
     return losses
 
 
-@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("stacked", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_agd_trains_a_gpt(stacked):
     params = gpt_params(2, stacked=stacked, width=16)
     text = jax.random.randint(jax.random.key(1), (4, 1), 0, 11) + jnp.arange(7)
@@ -316,6 +316,19 @@ class VisionTransformer(nnx.Module):
         return self.head(self.norms[4](x)[:, 0])
 
 
+def test_the_layout_of_a_vision_transformer():
+    module = nnx.eval_shape(lambda: VisionTransformer(nnx.Rngs(0)))
+    arch = hp.trace_architecture(module, shape(12, 8, 8, 1))
+    layout = arch.layout(nnx.state(module, nnx.Param))
+    assert layout["attention/0/out/kernel"] == Matrix((0, 1), 2, scale_divisor=2)
+    assert layout["attention/1/query/kernel"] == Matrix(0, (1, 2))
+    assert layout["attention/1/query/bias"] == Vector("attention/1/query/kernel")
+    assert layout["patches/kernel"] == Matrix(2, 3, (0, 1))
+    for name in ("token", "positions", "norms/0/scale"):
+        assert layout[name] == Vector("patches/kernel")
+
+
+@pytest.mark.slow
 def test_agd_trains_a_vision_transformer():
     module = nnx.eval_shape(lambda: VisionTransformer(nnx.Rngs(0)))
     graph, params, rest = nnx.split(module, nnx.Param, ...)
@@ -323,13 +336,6 @@ def test_agd_trains_a_vision_transformer():
     images = jax.random.normal(jax.random.key(1), (12, 8, 8, 1))
     images += 2 * jax.nn.one_hot(targets, 8)[:, None, :, None]
     arch = hp.trace_architecture(module, images)
-    layout = arch.layout(params)
-    assert layout["attention/0/out/kernel"] == Matrix((0, 1), 2, scale_divisor=2)
-    assert layout["attention/1/query/kernel"] == Matrix(0, (1, 2))
-    assert layout["attention/1/query/bias"] == Vector("attention/1/query/kernel")
-    assert layout["patches/kernel"] == Matrix(2, 3, (0, 1))
-    for name in ("token", "positions", "norms/0/scale"):
-        assert layout[name] == Vector("patches/kernel")
     fn = lambda params, x: nnx.merge(graph, params, rest)(x)
     losses = descend(fn, params, arch, images, targets, steps=40)
     assert np.isfinite(losses).all()

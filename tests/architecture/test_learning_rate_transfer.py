@@ -17,6 +17,7 @@ def example():
         yield runpy.run_path(str(ROOT / "examples" / "learning_rate_transfer.py"))
 
 
+@pytest.mark.slow
 def test_the_recipe_runs_end_to_end_and_reads_what_it_stored(example, tmp_path, capsys):
     output, picture = tmp_path / "result.json", tmp_path / "plot.png"
     arguments = f"{OPTIONS} --depths 3 4 --dags 1 --dags-without-skips 0".split()

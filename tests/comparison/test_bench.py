@@ -21,6 +21,7 @@ def test_every_method_has_a_row_beside_adamw():
     assert float(rows["agd"][2]) < 1.2
 
 
+@pytest.mark.slow
 def test_a_text_is_timed_by_the_context_of_its_model(capsys):
     model = "gpt_char:depth=1,width=8,heads=2,context=8"
     assert not main(["bench", "--methods", "sgd", "--model", model, "--rounds", "2"])

@@ -63,6 +63,7 @@ def test_seeds_at_once_are_the_same_runs_as_one_after_another(runs):
     assert apart[0].train["loss"] != apart[1].train["loss"]
 
 
+@pytest.mark.slow
 def test_a_comparison_of_texts_reports_perplexity(task, tmp_path):
     config = CompareConfig(
         methods=("adam", "agd"), models=("gpt_char:depth=1,width=8,heads=2,context=8",),

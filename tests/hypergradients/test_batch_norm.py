@@ -116,6 +116,7 @@ def test_the_training_pass_is_compiled_once(network, same_key):
         assert ratio > 1.1
 
 
+@pytest.mark.slow
 def test_the_example_runs():
     accuracies = main(num_steps=120)
     assert set(accuracies) == {"NNX", "Linen"}

@@ -117,7 +117,7 @@ def test_the_compiled_step_keeps_the_state_in_place():
     [
         (hp.hd(optax.adam, 1e-3), 280),
         (hp.marthe(optax.adam, 1e-3), 600),
-        (hp.hypergradient(optax.adam, ADAM), 1250),
+        pytest.param(hp.hypergradient(optax.adam, ADAM), 1250, marks=pytest.mark.slow),
     ],
     ids=["hd", "marthe", "three scalars"],
 )

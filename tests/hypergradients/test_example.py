@@ -1,8 +1,10 @@
 """The example runs, and what it claims holds on a short run."""
 
 import numpy as np
+import pytest
 
 
+@pytest.mark.slow
 def test_the_example_runs():
     from examples.hypergradients import STARTS, main
 

@@ -19,13 +19,13 @@ def filled(make):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.split(jax.random.key(0), leaf.shape)
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return jnp.zeros(leaf.shape, leaf.dtype)
+            return jnp.asarray(np.zeros(leaf.shape, leaf.dtype))
         if leaf.ndim == 1:
             values = random.uniform(0.5, 1.5, leaf.shape)
         else:
             fan_in = np.prod(leaf.shape[:-1])
             values = random.normal(size=leaf.shape) / np.sqrt(fan_in)
-        return jnp.asarray(values.astype(np.float32), leaf.dtype)
+        return jnp.asarray(values.astype(np.float32).astype(leaf.dtype))
 
     model = nnx.merge(graph, jax.tree.map(fill, state))
     model.eval()

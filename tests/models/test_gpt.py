@@ -78,29 +78,28 @@ def test_scores_match_numpy_and_scanned_blocks_change_nothing():
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)
 
 
-def gradients(model):
+def loss_of(model, transform=lambda loss: loss):
+    """The mean loss, or another transformation of it, at the parameters."""
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
     @jax.jit
-    def compute(params):
-        def loss(params):
-            scores = nnx.merge(graph, params, rest, copy=True)(TOKENS[:, :-1])
-            chosen = jax.nn.log_softmax(scores)
-            return -jnp.take_along_axis(chosen, TOKENS[:, 1:, None], -1).mean()
+    @transform
+    def loss(params):
+        scores = nnx.merge(graph, params, rest, copy=True)(TOKENS[:, :-1])
+        chosen = jax.nn.log_softmax(scores)
+        return -jnp.take_along_axis(chosen, TOKENS[:, 1:, None], -1).mean()
 
-        return jax.value_and_grad(loss)(params)
-
-    return compute(params)
+    return loss(params)
 
 
 def test_remat_and_dropout_in_a_loop_keep_value_and_gradients():
     """The same keys are drawn in both, and drawn again in the backward pass."""
     settings = {"scan": True, "dropout": 0.5}
     plain, again = make(**settings), make(**settings, remat=True)
-    evaluated = gradients(plain)[0]
+    evaluated = loss_of(plain)
     plain.train()
     again.train()
-    a, b = gradients(plain), gradients(again)
+    a, b = (loss_of(model, jax.value_and_grad) for model in (plain, again))
     assert abs(a[0] - evaluated) > 1e-3  # something is dropped
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
@@ -210,7 +209,7 @@ def test_tokens_are_drawn_from_the_softmax_over_the_temperature():
     drawn = generate(model, texts, 1, jax.random.key(0), temperature=2.0)
     assert not model.dropout.deterministic
     model.eval()
-    expected = jax.nn.softmax(model(TOKENS[:1, :3])[0, -1] / 2)
+    expected = jax.nn.softmax(run(model, TOKENS[:1, :3])[0, -1] / 2)
     found = np.bincount(np.asarray(drawn[:, 0]), minlength=11) / 4000
     np.testing.assert_allclose(found, expected, atol=0.03)  # 4 standard deviations
 
@@ -240,11 +239,9 @@ def test_what_cannot_be_continued_is_named(arguments, message):
 
 @pytest.mark.parametrize("changes", [{}, {"scan": True, "tied": False, "dropout": 0.5}])
 def test_scores_from_kept_keys_are_those_of_the_whole_text(changes):
-    model = GPT(9, depth=2, width=8, heads=2, context=7, **changes, rngs=nnx.Rngs(0))
-    model.eval()
-    text = jax.random.randint(jax.random.key(1), (3, 7), 0, 9)
-    caches = empty_caches(model, 3, 7)
-    for place in range(7):
-        scores, caches = cached_scores(model, caches, text[:, place], place)
-        expected = model(text[:, : place + 1])[:, -1]
-        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+    model, step = make(**changes), nnx.jit(cached_scores)
+    expected = run(model, TOKENS)  # of each place, from what comes before it
+    caches = empty_caches(model, 3, 6)
+    for place in range(6):
+        scores, caches = step(model, caches, TOKENS[:, place], place)
+        np.testing.assert_allclose(scores, expected[:, place], rtol=1e-4, atol=1e-6)

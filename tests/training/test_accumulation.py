@@ -32,7 +32,13 @@ def after_two_steps(config, digits, **changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"method": "marthe", "validation_fraction": 0.2}]
+    "changes",
+    [
+        {},
+        pytest.param(
+            {"method": "marthe", "validation_fraction": 0.2}, marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_the_step_is_that_of_the_whole_batch(config, digits, changes):
     """Of MARTHE also value_fn and validation_fn, which its metrics come from."""
@@ -55,7 +61,7 @@ def test_parts_are_added_in_float32_one_after_another():
     x, y = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0], [1.0, 1.0]]), np.zeros(4)
     params = {"w": jnp.array([1.0, 2.0], jnp.bfloat16)}
     batch = (jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
-    (value, (accuracy, seen)), grads = accumulated_grad(loss_fn, 2)(
+    (value, (accuracy, seen)), grads = jax.jit(accumulated_grad(loss_fn, 2))(
         params, jnp.float32(0), batch
     )
     # Errors 1, 4 | 5, 3; the second half counts twice.
@@ -70,9 +76,10 @@ def test_parts_are_added_in_float32_one_after_another():
     loss = lambda params: accumulated_loss(loss_fn, 2)(params, jnp.float32(0), batch)
     assert float(loss(params)) == pytest.approx(float(value))
     wide = {"w": params["w"].astype(jnp.float32)}
-    np.testing.assert_allclose(jax.grad(loss)(wide)["w"], (first + second) / 2)
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(wide)["w"], (first + second) / 2)
     hessian = (x[:2].T @ x[:2] + 2 * x[2:].T @ x[2:]) / 2
-    np.testing.assert_allclose(jax.hessian(loss)(wide)["w"]["w"], hessian, rtol=1e-6)
+    found = jax.jit(jax.hessian(loss))(wide)["w"]["w"]
+    np.testing.assert_allclose(found, hessian, rtol=1e-6)
 
 
 def test_unequal_parts_are_refused(config):

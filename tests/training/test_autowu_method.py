@@ -109,6 +109,7 @@ def test_without_a_test_there_is_no_panel():
     assert panels([], None) == {}  # the run diverged
 
 
+@pytest.mark.slow
 def test_a_run_resumed_at_every_epoch_is_the_run_that_was_not(config, monkeypatch):
     """Ten steps, a test at each of the first four: the last epoch cools down."""
     settings = {"method": "autowu", "loss": "cross_entropy", "max_learning_rate": 10.0}

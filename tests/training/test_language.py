@@ -96,7 +96,9 @@ def test_a_stopped_run_continues_exactly_with_its_dropout(
         {"method": "agd"},
         {"method": "agd", "scan": True, "remat": True, "depth": 2, "tied": False},
         {"method": "hd", "inner": "adam", "accumulate": 2},
-        {"method": "marthe", "batch_size": 4, "epochs": 4},
+        pytest.param(
+            {"method": "marthe", "batch_size": 4, "epochs": 4}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_methods_learn(make, changes):

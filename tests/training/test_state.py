@@ -8,7 +8,9 @@ from hpfree_jax.training._state import start
 DAG = {"model": "dag_mlp", "dag": "2_12", "depth": None, "width": 16}
 
 
-@pytest.mark.parametrize("model", ["fcn", "lenet5"])
+@pytest.mark.parametrize(
+    "model", ["fcn", pytest.param("lenet5", marks=pytest.mark.slow)]
+)
 def test_agd_draws_orthogonal_matrices_at_the_scale_of_the_layout(
     config, digits, model
 ):
