@@ -89,11 +89,14 @@ def auto(
     >>> model = lambda params, x: x @ params["kernel"]
     >>> import hpfree_jax as hp
     >>> tx = hp.auto(params, hp.trace_architecture(model, params, x), total_steps=50)
-    >>> state = tx.init(params)
     >>> loss = lambda params: jnp.mean((model(params, x) - 1) ** 2)
-    >>> for _ in range(50):
+    >>> @jax.jit
+    ... def step(params, state):
     ...     updates, state = tx.update(jax.grad(loss)(params), state, params)
-    ...     params = optax.apply_updates(params, updates)
+    ...     return optax.apply_updates(params, updates), state
+    >>> state = tx.init(params)
+    >>> for _ in range(50):
+    ...     params, state = step(params, state)
     >>> print(f"{loss(params):.2f}")
     0.00
     """
