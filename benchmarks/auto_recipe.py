@@ -52,7 +52,6 @@ class Variant:
     schedule: str = "linear"
     warmup: float = 0.0  # fraction of the steps
     momentum: float = MOMENTUM
-    nesterov: bool = True
     decay: float = DECAY
     decay_rule: str = "depth - 1"
     rank: float = 1.0  # times hp.auto's
@@ -70,11 +69,15 @@ class Variant:
             path: int(self.rank * rank)
             for path, rank in _ranks(architecture, layout, tables).items()
         }
-        weights = {layer.path for layer in architecture.layers} | {
-            leaf.path for layer in architecture.layers for leaf in layer.leaves
+        layers = architecture.layers
+        weights = {leaf.path for layer in layers for leaf in layer.leaves}
+        readouts = {
+            leaf.path
+            for layer in layers
+            if layer.readout_fan_in
+            for leaf in layer.leaves
+            if leaf.path not in tables
         }
-        readouts = {layer.path for layer in architecture.layers if layer.readout_fan_in}
-        readouts -= tables  # an embedding may be the readout as well
         decay = self.decay * min(depth - (self.decay_rule == "depth - 1"), 10)
         mask = lambda paths: lambda tree: map_with_name(lambda n, _: n in paths, tree)
         chain = optax.chain(
@@ -83,7 +86,7 @@ class Variant:
                 tables=tables,
                 ranks=ranks,
                 momentum=0.0 if self.schedule_free else self.momentum,
-                nesterov=self.nesterov,
+                nesterov=True,
             ),
             optax.masked(optax.scale(self.readout), mask(readouts)),
             *(

@@ -3,10 +3,10 @@
     python benchmarks/kernel_positions.py --data-dir ../shared/tfds [--seeds 3]
 
 The two convolutional tasks of the no-tuning suite, at the rate and schedule of
-``hp.auto`` with all singular directions. *Folded* orthogonalises a kernel of K
-positions as one matrix of K d_in x d_out; *apart* orthogonalises the d_in x d_out
-matrix of each position, with the same scale. Prints the mean test accuracy and training
-loss.
+``hp.auto``, with all singular directions and a decay that is proportional to depth.
+*Folded* orthogonalises a kernel of K positions as one matrix of K d_in x d_out; *apart*
+orthogonalises the d_in x d_out matrix of each position, with the same scale. Prints the
+mean test accuracy and training loss.
 """
 
 import argparse

@@ -24,6 +24,7 @@ import jinja2
 
 from hpfree_jax.comparison._bench import measure
 from hpfree_jax.comparison._leaderboard import Table
+from hpfree_jax.comparison._runner import machine, now
 from hpfree_jax.comparison._specs import parse_method
 from hpfree_jax.comparison._standings import TIMED_AGAINST, Standings
 from hpfree_jax.comparison._standings_tables import (
@@ -100,19 +101,22 @@ def time_steps(rounds: int) -> None:
     # What trains on held-out data as well has other steps than these.
     methods = [m for m in methods if not METHODS[m.method].validation_fraction]
     methods.sort(key=lambda method: method.label != TIMED_AGAINST)
+    rows = []
+    where = (rounds, now(), machine()["device"], machine()["platform"])
+    for task in TASKS:
+        base, *_ = costs = measure(task, methods, rounds)
+        for cost in costs:
+            pairs = zip(cost.seconds, base.seconds, strict=True)
+            low, middle, high = statistics.quantiles([a / b for a, b in pairs])
+            numbers = (1000 * statistics.median(cost.seconds), middle, low, high)
+            texts = (f"{number:.4g}" for number in numbers)
+            rows.append((task.name, cost.label, *texts, *where))
+        print(task.name, flush=True)
+    headings = ("task", "method", "milliseconds", "ratio", "low", "high")
     with TIMES.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("task", "method", "milliseconds", "ratio", "low", "high"))
-        for task in TASKS:
-            base, *_ = costs = measure(task, methods, rounds)
-            for cost in costs:
-                pairs = zip(cost.seconds, base.seconds, strict=True)
-                low, middle, high = statistics.quantiles([a / b for a, b in pairs])
-                numbers = (1000 * statistics.median(cost.seconds), middle, low, high)
-                row = (task.name, cost.label, *(f"{number:.4g}" for number in numbers))
-                writer.writerow(row)
-            file.flush()
-            print(task.name, flush=True)
+        writer.writerow((*headings, "rounds", "when", "device", "platform"))
+        writer.writerows(rows)
 
 
 def read_times(names: Collection[str]) -> dict[tuple[str, str], float]:

@@ -24,8 +24,8 @@ from hpfree_jax._paths import map_with_name
 from hpfree_jax._steepest_descent import scale_by_steepest_descent
 from hpfree_jax.architecture import Architecture
 
-# What the first step changes in the output of all layers together; docs/auto.md has
-# the evidence for each of these.
+# What the first step changes in the output of all layers together, before the readout
+# moves READOUT times as fast; docs/auto.md has the evidence for each of these.
 RATE = 0.2
 READOUT = 2.0  # times as much for the last layers
 MOMENTUM = 0.9
@@ -60,9 +60,9 @@ def auto(
     where :math:`d_t` is the direction of :func:`hpfree_jax.scale_by_steepest_descent`
     with Nesterov momentum 0.9: matrices orthogonalised and scaled by the square root of
     fan-out over fan-in, rows of embeddings and vectors divided by their root mean
-    square. Matrices that produce an output of the model move twice as fast. Weight
-    decay is for matrices and embeddings only. The rate has no unit: it is the share of
-    its output that each layer changes in a step.
+    square. Matrices that produce an output of the model, tied embeddings excepted, move
+    twice as fast. Weight decay is for matrices and embeddings only. The rate has no
+    unit: it is the share of its output that each layer but the last changes in a step.
 
     A matrix whose orthogonalisation would take more arithmetic than half of its
     gradient, for a batch of the size that ``architecture`` was traced with, is
@@ -81,8 +81,11 @@ def auto(
       :math:`0.2 / (D T)`, and ``state.past_horizon`` says so.
 
     Raises:
-      ValueError: if ``total_steps`` is below 1, or ``params`` are not those of the
-        traced model (the message names the first path that differs).
+      ValueError: if ``total_steps`` is not a whole number of at least 1 (of JAX
+        scalars, which may be traced, the value is not checked), or ``params`` are not
+        those of the traced model (the message names the first path that differs).
+      TypeError: if ``total_steps`` is no number, or ``architecture`` no
+        :class:`hpfree_jax.Architecture`.
 
     >>> params = {"kernel": jnp.zeros((2, 3))}
     >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0]])

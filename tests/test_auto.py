@@ -119,6 +119,17 @@ def test_steps_are_those_of_the_recurrence_and_stay_at_the_last_rate():
             assert bool(state.past_horizon) == (step + 1 > total_steps)
 
 
+@pytest.mark.parametrize(("depth", "times"), [(1, 0), (5, 4), (12, 10)])
+def test_the_decay_grows_with_depth_up_to_a_limit(depth, times):
+    params = {f"w{i:02}": jnp.eye(4) for i in range(depth)}
+    model = lambda params, x: functools.reduce(jnp.matmul, params.values(), x)
+    tx = hp.auto(params, hp.trace_architecture(model, params, jnp.ones((2, 4))), 10)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = jax.jit(tx.update)(zeros, tx.init(params), params)
+    expected = -_auto.RATE / depth * _auto.DECAY * times * np.eye(4)
+    np.testing.assert_allclose(updates["w00"], expected, rtol=1e-5, atol=1e-9)
+
+
 def test_a_horizon_of_one_step():
     params = make_tree(jnp.float32)
     steps = [make_tree(jnp.float32) for _ in range(3)]

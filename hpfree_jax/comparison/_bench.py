@@ -148,7 +148,7 @@ def measure(task: TaskSpec, methods: Sequence[MethodSpec], rounds: int) -> list[
 def _compile(
     task: TaskSpec, method: MethodSpec
 ) -> tuple[Callable[[], None], float, int]:
-    """A method's step, which is made and waited for; its operations and state."""
+    """What makes a step and waits for it, its operations, and bytes of state."""
     dataset = _random_data(task)
     config = run_config(task, method, 0)
     if config.held_out:

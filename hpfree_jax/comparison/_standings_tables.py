@@ -87,7 +87,8 @@ def speeds(standings: Standings) -> Table:
         step = [standings.time_ratio(task, method) for task in standings.tasks]
         time = [a * b for a, b in zip(steps, step, strict=True)]
         means = [number(geometric_mean(ratios)) for ratios in (steps, step, time)]
-        reached = f"{sum(map(math.isfinite, steps))} of {len(steps)}"
+        ran = [ratio for ratio in steps if not math.isnan(ratio)]
+        reached = f"{sum(map(math.isfinite, ran))} of {len(ran)}"
         rows.append((method, means[0], reached, *means[1:]))
     headings = (
         *("method", "steps to target", "targets reached"),
