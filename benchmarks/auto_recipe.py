@@ -33,8 +33,8 @@ from hpfree_jax.comparison._specs import MethodSpec, parse_method
 from hpfree_jax.comparison._standings import Standings
 from hpfree_jax.comparison._suite_runs import read_runs
 from hpfree_jax.comparison._suites import SUITES
+from hpfree_jax.methods._method import Method
 from hpfree_jax.training import METHODS
-from hpfree_jax.training._method import Method
 
 RESULTS = Path(__file__).with_suffix(".json")
 TASKS = {task.name: task for task in SUITES["no-tuning"]}

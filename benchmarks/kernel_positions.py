@@ -20,8 +20,8 @@ from hpfree_jax.comparison._datasets import load_datasets
 from hpfree_jax.comparison._runner import Rhythm, Runner
 from hpfree_jax.comparison._specs import MethodSpec
 from hpfree_jax.comparison._suites import SUITES
+from hpfree_jax.methods._method import Method
 from hpfree_jax.training import METHODS
-from hpfree_jax.training._method import Method
 
 TASKS = ("cnn_cifar10", "lenet5_mnist")
 

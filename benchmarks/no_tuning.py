@@ -22,8 +22,7 @@ from pathlib import Path
 
 import jinja2
 
-from hpfree_jax.comparison._bench import measure
-from hpfree_jax.comparison._leaderboard import Table
+from hpfree_jax.commands._bench import measure
 from hpfree_jax.comparison._runner import machine, now
 from hpfree_jax.comparison._specs import parse_method
 from hpfree_jax.comparison._standings import TIMED_AGAINST, Standings
@@ -44,6 +43,7 @@ from hpfree_jax.comparison._suite_runs import (
     write_runs,
 )
 from hpfree_jax.comparison._suites import SUITES
+from hpfree_jax.comparison._tables import Table
 from hpfree_jax.training import METHODS
 
 FOLDER = Path(__file__).with_suffix("")

@@ -18,11 +18,11 @@ from hpfree_jax._base import (
     scalar_like,
     transformation,
 )
-from hpfree_jax._layout import Layout, Matrix, Vector
-from hpfree_jax._orthogonalize import num_multiplications
 from hpfree_jax._paths import map_with_name
-from hpfree_jax._steepest_descent import scale_by_steepest_descent
 from hpfree_jax.architecture import Architecture
+from hpfree_jax.descent._orthogonalize import num_multiplications
+from hpfree_jax.descent._steepest_descent import scale_by_steepest_descent
+from hpfree_jax.layouts._layout import Layout, Matrix, Vector
 
 # What the first step changes in the output of all layers together, before the readout
 # moves READOUT times as fast; docs/auto.md has the evidence for each of these.

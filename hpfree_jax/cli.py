@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from hpfree_jax._user_input import UserError, look_up
+from hpfree_jax._errors import UserError, look_up
 
 FAILED, INTERRUPTED = 2, 130  # 130: what shells report of a program ended by Ctrl-C
 
@@ -50,37 +50,37 @@ def _dispatch(args: list[str]) -> int:
 
 
 def _train(args: list[str]) -> int:
-    from hpfree_jax.training._command import run_command
+    from hpfree_jax.commands._train import run_command
 
     return run_command(args)
 
 
 def _compare(args: list[str]) -> int:
-    from hpfree_jax.comparison._command import run_compare
+    from hpfree_jax.commands._compare import run_compare
 
     return run_compare(args)
 
 
 def _bench(args: list[str]) -> int:
-    from hpfree_jax.comparison._bench import run_bench
+    from hpfree_jax.commands._bench import run_bench
 
     return run_bench(args)
 
 
 def _architecture(args: list[str]) -> int:
-    from hpfree_jax.training._architecture_command import run_architecture
+    from hpfree_jax.commands._architecture import run_architecture
 
     return run_architecture(args)
 
 
 def _models(args: list[str]) -> int:
-    from hpfree_jax.models import run_models
+    from hpfree_jax.commands._listings import run_models
 
     return run_models(args)
 
 
 def _datasets(args: list[str]) -> int:
-    from hpfree_jax.training._datasets_command import run_datasets
+    from hpfree_jax.commands._datasets import run_datasets
 
     return run_datasets(args)
 

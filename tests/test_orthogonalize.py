@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hpfree_jax._orthogonalize import POLISH, STEPS, orthogonalize
+from hpfree_jax.descent._orthogonalize import POLISH, STEPS, orthogonalize
 
 orthogonalize = jax.jit(orthogonalize)
 

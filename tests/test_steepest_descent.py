@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import hpfree_jax as hp
-from hpfree_jax._orthogonalize import num_multiplications
+from hpfree_jax.descent._orthogonalize import num_multiplications
 from tests.contract import assert_same, types
 
 RNG = np.random.default_rng(0)

@@ -9,9 +9,11 @@ from hpfree_jax.architecture._graph import LeafAxes as LeafAxes
 from hpfree_jax.architecture._graph import Node as Node
 from hpfree_jax.architecture._graph import VectorLeaf as VectorLeaf
 from hpfree_jax.architecture._initialize import initialize as initialize
-from hpfree_jax.architecture._layout import layout_of as layout_of
 from hpfree_jax.architecture._scaling import (
     find_max_learning_rate as find_max_learning_rate,
 )
 from hpfree_jax.architecture._scaling import scale_learning_rate as scale_learning_rate
-from hpfree_jax.architecture._trace import trace_architecture as trace_architecture
+from hpfree_jax.architecture._to_layout import layout_of as layout_of
+from hpfree_jax.architecture._tracer._trace import (
+    trace_architecture as trace_architecture,
+)

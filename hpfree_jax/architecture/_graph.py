@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from hpfree_jax._layout import Layout, Matrix, Vector
+from hpfree_jax.layouts._layout import Layout, Matrix, Vector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,7 +328,7 @@ class Architecture:
 
         See :func:`hpfree_jax.architecture.layout_of`.
         """
-        from hpfree_jax.architecture._layout import layout_of
+        from hpfree_jax.architecture._to_layout import layout_of
 
         return layout_of(self, params, overrides)
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from hpfree_jax._base import check_choice, is_inexact
-from hpfree_jax._layout import Matrix
 from hpfree_jax._paths import map_with_name
 from hpfree_jax.architecture._graph import Architecture, Layer, LeafAxes, VectorLeaf
-from hpfree_jax.architecture._layout import check_params, layout_of
+from hpfree_jax.architecture._to_layout import check_params, layout_of
 from hpfree_jax.initializers._architecture_aware import normal, standard_deviation
 from hpfree_jax.initializers._scaled_orthogonal import scaled_orthogonal
+from hpfree_jax.layouts._layout import Matrix
 
 
 def initialize(

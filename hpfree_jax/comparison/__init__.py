@@ -7,7 +7,7 @@ from hpfree_jax.comparison._plan import Plan as Plan
 from hpfree_jax.comparison._profile import performance_ratios as performance_ratios
 from hpfree_jax.comparison._profile import profile_score as profile_score
 from hpfree_jax.comparison._profile import share_within as share_within
+from hpfree_jax.comparison._results import Summary as Summary
 from hpfree_jax.comparison._specs import MethodSpec as MethodSpec
 from hpfree_jax.comparison._specs import TaskSpec as TaskSpec
 from hpfree_jax.comparison._suites import SUITES as SUITES
-from hpfree_jax.comparison._summary import Summary as Summary

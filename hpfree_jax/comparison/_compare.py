@@ -10,17 +10,17 @@ from pathlib import Path
 
 import jax
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.comparison._config import CompareConfig, default_directory
 from hpfree_jax.comparison._datasets import load_datasets, report_damage
 from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._records import RunRecord, write_whole
 from hpfree_jax.comparison._report import render_report
+from hpfree_jax.comparison._results import Summary, summarise
+from hpfree_jax.comparison._rows import table_bytes
 from hpfree_jax.comparison._runner import Runner, Stopped, machine, now
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
-from hpfree_jax.comparison._summary import Summary, summarise
-from hpfree_jax.comparison._table import table_bytes
-from hpfree_jax.training._held_out import AnyDataset
+from hpfree_jax.data._held_out import AnyDataset
 from hpfree_jax.training._interrupt import Interrupt
 from hpfree_jax.training._run_directory import LOCK, RunDirectory
 

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from hpfree_jax._user_input import UserError, choose_settings, look_up
+from hpfree_jax._errors import UserError, choose_settings, look_up
 from hpfree_jax.comparison._plan import Plan
+from hpfree_jax.comparison._results import CHOICES
+from hpfree_jax.comparison._rows import FORMATS
 from hpfree_jax.comparison._specs import (
     NAMES,
     MethodSpec,
@@ -20,8 +22,6 @@ from hpfree_jax.comparison._specs import (
     slug,
 )
 from hpfree_jax.comparison._suites import SUITES
-from hpfree_jax.comparison._summary import CHOICES
-from hpfree_jax.comparison._table import FORMATS
 from hpfree_jax.data import DATASETS
 from hpfree_jax.models import MODELS
 from hpfree_jax.training import LOSSES

@@ -12,8 +12,8 @@ from hpfree_jax.data import (
     load_tokens,
     open_stream,
 )
+from hpfree_jax.data._held_out import AnyDataset
 from hpfree_jax.models import MODELS
-from hpfree_jax.training._held_out import AnyDataset
 from hpfree_jax.training._model_config import dataset_kind
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hpfree_jax.data import Dataset, StreamingDataset
-from hpfree_jax.training._held_out import is_resident
+from hpfree_jax.data._held_out import is_resident
 from hpfree_jax.training._loop import make_orders
 from hpfree_jax.training._state import Task, TrainState
 from hpfree_jax.training._steps import Loss, make_stream_step, make_train_steps

@@ -11,8 +11,8 @@ import numpy as np
 
 from hpfree_jax.comparison._profile import MAX_FACTOR, share_within
 from hpfree_jax.comparison._records import RunRecord
+from hpfree_jax.comparison._results import Summary
 from hpfree_jax.comparison._specs import TaskSpec
-from hpfree_jax.comparison._summary import Summary
 
 Style = Mapping[str, Any]
 

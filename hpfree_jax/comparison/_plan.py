@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.comparison._records import RecordFile
 from hpfree_jax.comparison._runner import Rhythm
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec, run_config, slug

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 
 TRAIN = ("step", "loss", "accuracy", "learning_rate")
 TEST = ("step", "loss", "accuracy")

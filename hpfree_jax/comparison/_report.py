@@ -7,16 +7,16 @@ from typing import Any
 import jinja2
 
 from hpfree_jax.comparison._figures import draw_curves, draw_profiles, to_svg
-from hpfree_jax.comparison._leaderboard import (
+from hpfree_jax.comparison._profile import MAX_FACTOR
+from hpfree_jax.comparison._records import RunRecord
+from hpfree_jax.comparison._results import Summary
+from hpfree_jax.comparison._specs import TaskSpec
+from hpfree_jax.comparison._tables import (
     grid_table,
     score_table,
     task_table,
     told_table,
 )
-from hpfree_jax.comparison._profile import MAX_FACTOR
-from hpfree_jax.comparison._records import RunRecord
-from hpfree_jax.comparison._specs import TaskSpec
-from hpfree_jax.comparison._summary import Summary
 
 
 def render_report(summary: Summary, sessions: Sequence[dict[str, Any]]) -> str:

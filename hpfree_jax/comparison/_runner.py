@@ -18,13 +18,13 @@ from hpfree_jax.comparison._feeds import ResidentFeed, StreamFeed, make_steps, s
 from hpfree_jax.comparison._records import TEST, TRAIN, RunRecord
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec, run_config
 from hpfree_jax.data import StreamingDataset
-from hpfree_jax.models import abstract_model
-from hpfree_jax.training import LOSSES, METHODS
-from hpfree_jax.training._held_out import (
+from hpfree_jax.data._held_out import (
     AnyDataset,
     evaluation_examples,
     is_resident,
 )
+from hpfree_jax.models import abstract_model
+from hpfree_jax.training import LOSSES, METHODS
 from hpfree_jax.training._run_directory import versions
 from hpfree_jax.training._state import Task, TrainState, start
 from hpfree_jax.training._steps import (

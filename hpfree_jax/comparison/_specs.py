@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hpfree_jax._user_input import UserError, choose_settings, look_up
+from hpfree_jax._errors import UserError, choose_settings, look_up
+from hpfree_jax.methods._registry import method_settings
 from hpfree_jax.models import MODELS
 from hpfree_jax.training import METHODS, TrainConfig
 from hpfree_jax.training._model_config import dataset_kind
-from hpfree_jax.training._optimizers import method_settings
 
 # Names that mean something else here than in the trainer: method and settings. Plain
 # gradient descent stands beside momentum, and nadamw is the baseline of AlgoPerf.

@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 from hpfree_jax.comparison._format import number, percent, spread
-from hpfree_jax.comparison._leaderboard import Table
 from hpfree_jax.comparison._specs import TaskSpec
 from hpfree_jax.comparison._standings import (
     Difference,
@@ -12,6 +11,7 @@ from hpfree_jax.comparison._standings import (
     Standings,
     geometric_mean,
 )
+from hpfree_jax.comparison._tables import Table
 
 MAX_STEPS_RATIO = 0.6  # of the tuned Adam's steps, to its final training loss
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 
 END = 2**62  # more batches than there will ever be
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.data._digits import encode_png
 from hpfree_jax.data._pickles import read_pickle
 

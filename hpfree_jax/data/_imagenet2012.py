@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.data._records import CorruptExampleError, decode_image
 
 ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")

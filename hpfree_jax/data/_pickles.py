@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 
 
 def _encode(text: str, encoding: str) -> bytes:

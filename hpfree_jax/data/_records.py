@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 
 Shape = tuple[int | None, int | None, int]  # height, width (None: any), channels
 

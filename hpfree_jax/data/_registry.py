@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hpfree_jax._user_input import UserError, look_up
+from hpfree_jax._errors import UserError, look_up
 from hpfree_jax.data._augmentation import NO_AUGMENTATION, Augmentation
 from hpfree_jax.data._dataset import Dataset, pixel_statistics
 from hpfree_jax.data._records import Example, Records, Shape, check_features

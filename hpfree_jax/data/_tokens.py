@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.data._batches import (
     Batch,
     BatchStream,

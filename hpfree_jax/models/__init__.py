@@ -8,7 +8,6 @@ from hpfree_jax.models._fcn import FCN as FCN
 from hpfree_jax.models._generate import generate as generate
 from hpfree_jax.models._gpt import GPT as GPT
 from hpfree_jax.models._lenet import LeNet5 as LeNet5
-from hpfree_jax.models._listing import run_models as run_models
 from hpfree_jax.models._preact_resnet import PreActResNet as PreActResNet
 from hpfree_jax.models._registry import MODELS as MODELS
 from hpfree_jax.models._registry import Model as Model

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hpfree_jax._user_input import UserError, choose_settings, look_up
+from hpfree_jax._errors import UserError, choose_settings, look_up
 from hpfree_jax.models._checks import check_image
 from hpfree_jax.models._dag_networks import DagCNN, DagMLP
 from hpfree_jax.models._densenet import SMALLEST, DenseNetBC

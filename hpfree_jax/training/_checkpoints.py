@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
+from hpfree_jax.training._files import WriteError
 from hpfree_jax.training._state import TrainState
 from hpfree_jax.training._steps import METRICS
-from hpfree_jax.training._writing import WriteError
 
 
 class Restored(NamedTuple):

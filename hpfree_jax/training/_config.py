@@ -5,9 +5,16 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
-from hpfree_jax._user_input import UserError, look_up
+from hpfree_jax._errors import UserError, look_up
 from hpfree_jax.data import DATASETS
-from hpfree_jax.training._hypergradient_methods import RULES
+from hpfree_jax.methods._hypergradients import RULES
+from hpfree_jax.methods._registry import (
+    INNERS,
+    METHODS,
+    depends_on_total_steps,
+    method_settings,
+)
+from hpfree_jax.methods._schedules import SCHEDULES
 from hpfree_jax.training._losses import LOSSES
 from hpfree_jax.training._model_config import (
     ModelConfig,
@@ -16,13 +23,6 @@ from hpfree_jax.training._model_config import (
     dataset_kind,
     option,
 )
-from hpfree_jax.training._optimizers import (
-    INNERS,
-    METHODS,
-    depends_on_total_steps,
-    method_settings,
-)
-from hpfree_jax.training._schedules import SCHEDULES
 
 INITS = ("principled", "agd", "default")
 

@@ -1,12 +1,10 @@
 """The picture of a run: loss, accuracy, learning rate, and what a method adds."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-Lines = Sequence[Mapping[str, Any]]
-Draw = Callable[[Any], None]  # on the Matplotlib axes that it is given
+from hpfree_jax._plots import Draw, Lines, draw_line, draw_metric, make_logarithmic
 
 
 def plot_curves(
@@ -51,67 +49,15 @@ def plot_curves(
     figure.savefig(path, dpi=150)
 
 
-def draw_metric(
-    axes,
-    lines: Lines,
-    key: str,
-    color: str = "tab:purple",
-    may_be_logarithmic: bool = True,
-) -> None:
-    """Draws a metric of the training steps on a scale that suits its values.
-
-    Logarithmic if they are positive and more than a factor of 4 apart; with values of
-    both signs, logarithmic on both sides of 0; else linear from 0.
-    """
-    values = _line(axes, lines, key, None, color)
-    largest = max(map(abs, values), default=0)
-    if largest == 0 or not may_be_logarithmic:
-        axes.set_ylim(0, None)
-    elif min(values) < 0:
-        axes.set_yscale("symlog", linthresh=10.0 ** math.floor(math.log10(largest) - 2))
-        axes.axhline(0, color="black", linewidth=0.8)
-    elif min(values) * 4 < largest and min(values) > 0:
-        _make_logarithmic(axes)
-    else:
-        axes.set_ylim(0, None)
-    if axes.get_yscale() == "linear":
-        axes.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=True)
-
-
-def varies(lines: Lines, key: str) -> bool:
-    """Whether a metric is written and moves by more than a hundredth of its size."""
-    values = [line[key] for line in lines if key in line]
-    return bool(values) and max(values) - min(values) > 0.01 * max(map(abs, values))
-
-
 def _draw_splits(axes, lines: Lines, key: str) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    _line(axes, lines, key, "training", "tab:blue")
+    draw_line(axes, lines, key, "training", "tab:blue")
     if any(f"validation_{key}" in line for line in lines):
-        _line(axes, lines, f"validation_{key}", "validation", "tab:red")
-    _line(axes, lines, f"test_{key}", "test", "tab:orange")
+        draw_line(axes, lines, f"validation_{key}", "validation", "tab:red")
+    draw_line(axes, lines, f"test_{key}", "test", "tab:orange")
     axes.legend(frameon=False)
     if key == "loss":
-        _make_logarithmic(axes)
+        make_logarithmic(axes)
     else:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-
-
-def _make_logarithmic(axes) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
-    plain = FuncFormatter(lambda y, _: f"{y:g}")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(plain)
-    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    axes.yaxis.set_minor_formatter(plain)
-
-
-def _line(axes, lines: Lines, key: str, label: str | None, color: str) -> list[float]:
-    found = [line for line in lines if key in line]
-    steps, values = [x["step"] for x in found], [x[key] for x in found]
-    axes.plot(steps, values, color=color, label=label, linewidth=1.5)
-    if len(steps) == 1:
-        axes.plot(steps, values, "o", color=color)
-    return values

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from hpfree_jax.data import StreamingDataset
+from hpfree_jax.data._held_out import Examples, evaluation_examples, is_resident
 from hpfree_jax.training._checkpoints import Checkpoints
 from hpfree_jax.training._config import TrainConfig
 from hpfree_jax.training._feeds import ResidentFeed, StreamFeed
-from hpfree_jax.training._held_out import Examples, evaluation_examples, is_resident
 from hpfree_jax.training._interrupt import Interrupt
 from hpfree_jax.training._losses import LOSSES
 from hpfree_jax.training._metrics import MetricsFile

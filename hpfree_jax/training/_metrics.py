@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hpfree_jax.training._writing import writing
+from hpfree_jax.training._files import writing
 
 
 class MetricsFile:

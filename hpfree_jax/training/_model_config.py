@@ -11,7 +11,7 @@ import tyro
 from flax import nnx
 
 import hpfree_jax as hp
-from hpfree_jax._user_input import UserError, choose_settings, look_up
+from hpfree_jax._errors import UserError, choose_settings, look_up
 from hpfree_jax.data import DATASETS
 from hpfree_jax.models import MODELS
 

@@ -20,7 +20,7 @@ except ImportError:  # Windows
     fcntl = None
 
 import hpfree_jax as hp
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.training._config import TrainConfig, from_json, to_json
 from hpfree_jax.training._metrics import MetricsFile
 

@@ -6,8 +6,8 @@ import numpy as np
 from flax import nnx
 
 from hpfree_jax.data import TokenDataset
+from hpfree_jax.data._held_out import SAMPLE
 from hpfree_jax.models import generate
-from hpfree_jax.training._held_out import SAMPLE
 from hpfree_jax.training._state import Task, TrainState
 
 

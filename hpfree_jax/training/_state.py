@@ -13,20 +13,20 @@ from flax import nnx
 from jaxtyping import Array, Int, PyTree
 
 import hpfree_jax as hp
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.data import DATASETS, TokenDataset
-from hpfree_jax.models import MODELS, abstract_model, build_model
-from hpfree_jax.training._config import TrainConfig
-from hpfree_jax.training._held_out import (
+from hpfree_jax.data._held_out import (
     AUGMENTATION,
     VALIDATION_ORDER,
     AnyDataset,
     Examples,
     hold_out,
 )
-from hpfree_jax.training._method import Method
+from hpfree_jax.methods._method import Method
+from hpfree_jax.methods._registry import METHODS, build_optimizer, method_settings
+from hpfree_jax.models import MODELS, abstract_model, build_model
+from hpfree_jax.training._config import TrainConfig
 from hpfree_jax.training._model_config import trace_model
-from hpfree_jax.training._optimizers import METHODS, build_optimizer, method_settings
 
 
 class TrainState(NamedTuple):

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Int
 
 from hpfree_jax._learning_rate import get_learning_rate
 from hpfree_jax.data import StreamingDataset
+from hpfree_jax.data._held_out import Examples
 from hpfree_jax.training._accumulation import accumulated_grad, accumulated_loss
-from hpfree_jax.training._held_out import Examples
 from hpfree_jax.training._losses import is_correct
 from hpfree_jax.training._state import Task, TrainState
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.data import (
     Dataset,
     StreamingDataset,
@@ -22,11 +22,12 @@ from hpfree_jax.data import (
     load_tokens,
     open_stream,
 )
+from hpfree_jax.data._held_out import AnyDataset
 from hpfree_jax.models import MODELS
 from hpfree_jax.training._checkpoints import Checkpoints, Restored
 from hpfree_jax.training._config import TrainConfig, check_resumable
 from hpfree_jax.training._curves import plot_curves
-from hpfree_jax.training._held_out import AnyDataset
+from hpfree_jax.training._files import WriteError, writing
 from hpfree_jax.training._interrupt import Interrupt
 from hpfree_jax.training._loop import NonFiniteLoss, run_loop, speed_name
 from hpfree_jax.training._model_config import dataset_kind
@@ -34,7 +35,6 @@ from hpfree_jax.training._run_directory import RunDirectory, default_directory
 from hpfree_jax.training._sample import draw_text
 from hpfree_jax.training._state import Task, TrainState, check_fits, start
 from hpfree_jax.training._steps import metric_names
-from hpfree_jax.training._writing import WriteError, writing
 
 
 @dataclasses.dataclass(frozen=True)

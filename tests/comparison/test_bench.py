@@ -3,7 +3,7 @@
 import pytest
 
 from hpfree_jax.cli import main
-from hpfree_jax.comparison._bench import BenchConfig, bench
+from hpfree_jax.commands._bench import BenchConfig, bench
 
 TINY = {"model": "fcn:depth=2,width=8", "dataset": "digits", "batch_size": 4}
 

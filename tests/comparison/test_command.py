@@ -1,8 +1,8 @@
 import pytest
 
-from hpfree_jax._user_input import UserError
-from hpfree_jax.comparison import _command
-from hpfree_jax.comparison._command import run_compare
+from hpfree_jax._errors import UserError
+from hpfree_jax.commands import _compare as _command
+from hpfree_jax.commands._compare import run_compare
 from hpfree_jax.comparison._compare import Comparison
 
 TINY = [

@@ -8,7 +8,7 @@ import jax
 import pyarrow.parquet
 import pytest
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.comparison import CompareConfig, TaskSpec, compare
 from hpfree_jax.comparison._runner import Runner
 

@@ -9,7 +9,7 @@ from hpfree_jax.comparison._figures import (
     line_styles,
     to_svg,
 )
-from hpfree_jax.comparison._summary import summarise
+from hpfree_jax.comparison._results import summarise
 
 from .records import TASK, method, plan, record
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.comparison import CompareConfig
 
 WHERE = Path("runs/mine")

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.comparison._records import RecordFile
 
 from .records import record

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.comparison._runner import Rhythm, Runner, Stopped
 from hpfree_jax.comparison._specs import TaskSpec, parse_method
 from hpfree_jax.training import TrainConfig, train

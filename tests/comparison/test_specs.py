@@ -1,6 +1,6 @@
 import pytest
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.comparison._specs import parse_method, parse_model
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.comparison import TaskSpec
 from hpfree_jax.comparison._datasets import load_datasets
 from hpfree_jax.comparison._runner import Rhythm, Runner

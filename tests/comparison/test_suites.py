@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
+from hpfree_jax.commands._compare import run_compare
 from hpfree_jax.comparison import CompareConfig, TaskSpec
-from hpfree_jax.comparison._command import run_compare
 from hpfree_jax.comparison._runner import machine, now
 from hpfree_jax.comparison._standings import Standings
 from hpfree_jax.comparison._suite_runs import find_runs, read_runs, write_runs

@@ -2,10 +2,10 @@ import math
 
 import pytest
 
-from hpfree_jax._user_input import UserError
-from hpfree_jax.comparison._leaderboard import grid_table, score_table, task_table
-from hpfree_jax.comparison._summary import Result, find_target, summarise
-from hpfree_jax.comparison._table import rows
+from hpfree_jax._errors import UserError
+from hpfree_jax.comparison._results import Result, find_target, summarise
+from hpfree_jax.comparison._rows import rows
+from hpfree_jax.comparison._tables import grid_table, score_table, task_table
 
 from .records import TASK, method, plan, record
 

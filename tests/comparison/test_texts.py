@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from hpfree_jax._user_input import UserError
+from hpfree_jax._errors import UserError
 from hpfree_jax.comparison import CompareConfig, TaskSpec, compare
 from hpfree_jax.comparison._datasets import load_datasets
-from hpfree_jax.comparison._leaderboard import task_table
 from hpfree_jax.comparison._runner import Rhythm, Runner
 from hpfree_jax.comparison._specs import parse_method
+from hpfree_jax.comparison._tables import task_table
 from hpfree_jax.training import TrainConfig, train
 
 GPT = {"depth": 1, "width": 8, "heads": 2, "context": 8}

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from hpfree_jax.models import MODELS, run_models
+from hpfree_jax.commands._listings import run_models
+from hpfree_jax.models import MODELS
 
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
 

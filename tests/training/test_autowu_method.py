@@ -10,9 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 
 import hpfree_jax as hp
+from hpfree_jax.methods._registry import build_optimizer
 from hpfree_jax.training import METHODS, train
 from hpfree_jax.training import resume as resume_run
-from hpfree_jax.training._optimizers import build_optimizer
 
 build = functools.partial(build_optimizer, "autowu", total_steps=40, steps_per_epoch=4)
 # Falls for half of the 20 steps that warm up, then rises.

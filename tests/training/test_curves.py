@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from hpfree_jax._plots import draw_metric
 from hpfree_jax.training import METHODS
-from hpfree_jax.training._curves import draw_metric, plot_curves
+from hpfree_jax.training._curves import plot_curves
 
 TRAIN = {"step": 1, "loss": 1.0, "accuracy": 0.1, "learning_rate": 0.3}
 TEST = {"step": 1, "test_loss": 0.9, "test_accuracy": 0.2}

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from hpfree_jax.training._held_out import hold_out
+from hpfree_jax.data._held_out import hold_out
 from hpfree_jax.training._state import start
 from hpfree_jax.training._steps import make_validation_order
 

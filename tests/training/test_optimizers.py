@@ -7,9 +7,9 @@ import optax
 import pytest
 
 import hpfree_jax as hp
+from hpfree_jax.methods._method import Length, Method
+from hpfree_jax.methods._registry import depends_on_total_steps
 from hpfree_jax.training import METHODS, build_optimizer
-from hpfree_jax.training._method import Length, Method
-from hpfree_jax.training._optimizers import depends_on_total_steps
 
 PARAMS = {"kernel": np.array([[1.0, -2.0], [0.5, 3.0]], np.float32)}
 GRADS = {"kernel": np.array([[0.3, 0.1], [-0.2, 0.4]], np.float32)}

@@ -10,9 +10,9 @@ import pytest
 from optax import contrib
 
 import hpfree_jax as hp
+from hpfree_jax.data._held_out import Examples
+from hpfree_jax.methods._contrib import PEERS
 from hpfree_jax.training import METHODS, build_optimizer, resume, square_loss, train
-from hpfree_jax.training._held_out import Examples
-from hpfree_jax.training._peers import PEERS
 from hpfree_jax.training._state import start
 from hpfree_jax.training._steps import make_evaluate
 

@@ -8,9 +8,9 @@ import optax
 import pytest
 from flax import nnx
 
+from hpfree_jax.data._held_out import Examples
 from hpfree_jax.models import MODELS, Model
 from hpfree_jax.training import square_loss
-from hpfree_jax.training._held_out import Examples
 from hpfree_jax.training._state import start
 from hpfree_jax.training._steps import (
     all_finite,

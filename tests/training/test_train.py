@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from hpfree_jax.data import load_dataset
+from hpfree_jax.data._held_out import Examples
 from hpfree_jax.training import DivergedError, resume, square_loss, train
 from hpfree_jax.training._checkpoints import Checkpoints
-from hpfree_jax.training._held_out import Examples
 from hpfree_jax.training._progress import Progress
 from hpfree_jax.training._state import start
 from hpfree_jax.training._steps import make_epoch_order, make_train_steps

@@ -1,0 +1,1 @@
+"""Reading the graph of layers from a jaxpr."""

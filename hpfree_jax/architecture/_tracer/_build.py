@@ -1,0 +1,421 @@
+"""Grows the graph of layers while the tracer walks through a jaxpr."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+from hpfree_jax.architecture._tracer import _axes
+from hpfree_jax.architecture._tracer._axes import NO_LABELS, Dims, Labels
+from hpfree_jax.architecture._tracer._values import (
+    MIXED,
+    OUT,
+    WHOLE,
+    Derived,
+    Signal,
+    View,
+)
+
+
+@dataclasses.dataclass
+class RawNode:
+    """A node of the growing graph; ``direct[i]``: ``preds[i]`` comes unmodified."""
+
+    kind: str
+    preds: tuple[int, ...]
+    direct: tuple[bool, ...] = ()
+    application: int = -1
+    label: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """A leaf of the parameters: its path, shape, and whether it is floating-point."""
+
+    path: str
+    shape: tuple[int, ...]
+    is_inexact: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixRole:
+    """What each axis of a leaf does in one application of a layer."""
+
+    leaf: int
+    in_axes: tuple[int, ...]
+    out_axes: tuple[int, ...]
+    position_axes: tuple[int, ...]
+    stack_axes: tuple[int, ...]
+    is_factor: bool  # one of several leaves that are multiplied together
+    is_last: bool  # its output axes are those of the layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Application:
+    """One use of a layer: a contraction, a convolution or a lookup."""
+
+    node: int
+    kind: str
+    roles: tuple[MatrixRole, ...]  # the leaf that names the layer comes first
+    fan_in: int
+    fan_out: int
+    kernel_size: tuple[int, ...]
+    slice_key: tuple  # which slice of its leaf it uses
+    num_inputs: int  # vectors that each of its matrices is applied to
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorUse:
+    """A parameter that scales or shifts a signal, or scales the weights of a layer."""
+
+    leaf: int
+    node: int
+    leader: int  # an application, or -1
+    how: str  # "scale", "shift" or "weight_scale"
+    stack_axes: tuple[int, ...]
+    is_offset: bool
+    contracted: Labels  # axes that were contracted before
+    lost: str | None
+
+
+class Builder:
+    """Nodes, applications of layers, and uses of vectors, in the order of execution."""
+
+    def __init__(self, leaves: Sequence[Leaf]):
+        self.leaves = tuple(leaves)
+        self.nodes: list[RawNode] = []
+        self.applications: list[Application] = []
+        self.vector_uses: dict[VectorUse, None] = {}
+        self.outputs: dict[int, None] = {}
+        self.read: set[int] = set()  # leaves that an output holds as they are
+        self.parts: dict[int, Parts] = {}
+        self.used_whole: set[int] = set()  # nodes of which all is used, not slices
+        self._unique = 0
+        self._repeats = 1  # how often the code that is walked through runs
+        self._unique_before_repeats = 0
+
+    def snapshot(self) -> tuple:
+        """What :meth:`restore` needs to forget everything that comes after."""
+        sizes = len(self.nodes), len(self.applications)
+        return *sizes, dict(self.vector_uses), set(self.used_whole)
+
+    def restore(self, snapshot: tuple) -> None:
+        """Forgets what was added since a snapshot."""
+        num_nodes, num_applications, self.vector_uses, self.used_whole = snapshot
+        del self.nodes[num_nodes:]
+        del self.applications[num_applications:]
+        self.parts = {k: v for k, v in self.parts.items() if k < num_nodes}
+
+    def unique(self) -> int:
+        """A number below 0 that was not given before."""
+        self._unique -= 1
+        return self._unique
+
+    @contextlib.contextmanager
+    def repeated(self, times: int) -> Iterator[None]:
+        """What is walked through once inside stands for so many repetitions."""
+        before = self._repeats, self._unique_before_repeats
+        if self._repeats == 1:  # else the outermost loop's
+            self._unique_before_repeats = self._unique
+        self._repeats *= times
+        yield
+        self._repeats, self._unique_before_repeats = before
+
+    def _repeats_of(self, view: View) -> int:
+        """How often one slice is used; unknown indices spread over a stack evenly."""
+        picked = math.prod(
+            self.leaves[view.leaf].shape[axis]
+            for axis, index in view.indexed
+            if index < self._unique_before_repeats
+        )
+        return -(-self._repeats // picked) if self._repeats != 1 else 1
+
+    def add_node(
+        self,
+        kind: str,
+        preds: Sequence[int] = (),
+        direct: Sequence[bool] = (),
+        **fields,
+    ) -> int:
+        """Adds a node and returns its number."""
+        self.nodes.append(RawNode(kind, tuple(preds), tuple(direct), **fields))
+        return len(self.nodes) - 1
+
+    def join(self, signals: Sequence[Signal]) -> int:
+        """The node of a combination of signals that is not a sum."""
+        nodes = list(dict.fromkeys(signal.node for signal in signals))
+        if len(nodes) == 1:
+            return nodes[0]
+        for signal in signals:
+            self.note_use(signal)
+        return self.add_node("join", nodes, [False] * len(nodes))
+
+    def sum(self, signals: Sequence[Signal]) -> int:
+        """The node of a sum of signals of different nodes."""
+        for signal in signals:
+            self.note_use(signal)
+        return self.add_node(
+            "sum",
+            [signal.node for signal in signals],
+            [signal.is_direct for signal in signals],
+        )
+
+    def note_use(self, signal: Signal) -> None:
+        """Notes that another node, or the caller, uses a signal."""
+        if signal.part == WHOLE:
+            self.used_whole.add(signal.node)
+
+    def parts_of(self, node: int) -> "Parts":
+        """The slices that were made of a node's output."""
+        return self.parts.setdefault(node, Parts())
+
+    def combine_parts(self, signals: Sequence[Signal], *, is_product: bool) -> tuple:
+        """The part of a node's output that a combination within the node holds."""
+        kinds = list(dict.fromkeys(signal.part for signal in signals))
+        if len(kinds) == 1:
+            return kinds[0]
+        if is_product or MIXED in kinds:
+            return MIXED
+        if WHOLE in kinds:
+            return WHOLE
+        parts = self.parts_of(signals[0].node)
+        for other in kinds[1:]:
+            parts.unite(kinds[0], other)
+        return kinds[0]
+
+    def use_vectors(
+        self, derived: Derived, signal: Signal, how: str, node: int | None = None
+    ) -> None:
+        """Records that parameters scale or shift a signal."""
+        for view in derived.views:
+            stack = {axis for axis, _ in view.indexed}
+            if len(view.dims) == len(signal.dims):
+                for mine, theirs in zip(view.dims, signal.dims, strict=True):
+                    if any(label != OUT for label in _axes.labels_of(theirs)):
+                        stack |= _axes.labels_of(mine)
+            visible = NO_LABELS.union(*(_axes.labels_of(dim) for dim in view.dims))
+            linked = NO_LABELS.union(*(labels for labels, link in view.links if link))
+            use = VectorUse(
+                leaf=view.leaf,
+                node=signal.node if node is None else node,
+                leader=signal.leader,
+                how="scale" if view.is_scale and how == "shift" else how,
+                stack_axes=tuple(sorted(stack)),
+                is_offset=view.is_offset,
+                contracted=view.fed or linked - visible,
+                lost=view.lost,
+            )
+            self.vector_uses[use] = None
+
+    def apply_layer(
+        self,
+        kind: str,
+        derived: Derived,
+        signals: Sequence[Signal],
+        *,
+        in_dims: Sequence[int],
+        out_dims: Sequence[int],
+        position_dims: Sequence[int] = (),
+        stack_labels: dict[int, Labels] | None = None,
+        looked_up: dict[int, Labels] | None = None,
+        fan_in: int,
+        fan_out: int,
+        num_inputs: int,
+        num_slices: dict[int, int] | None = None,
+        num_groups: int = 1,
+    ) -> tuple[int, int]:
+        """Adds a layer and returns its node and the number of its application.
+
+        Args:
+          kind: ``"dense"``, ``"conv"`` or ``"embedding"``.
+          derived: the weights.
+          signals: what they are applied to, none for constant indices.
+          in_dims: axes of the weights summed over.
+          out_dims: axes of the weights that the output keeps.
+          position_dims: axes of the weights that are kernel positions.
+          stack_labels: axes of each leaf that stack independent layers.
+          looked_up: axes of each leaf that indices look up, for an embedding.
+          fan_in: inputs summed into one unit.
+          fan_out: units that one input is summed into.
+          num_inputs: vectors that the weights are applied to, or rows looked up.
+          num_slices: by leaf, among how many slices of a stack these are divided.
+          num_groups: of a grouped convolution.
+        """
+        views = {view.leaf: view for view in derived.views}
+        found = {
+            leaf: _Found(
+                in_=_labels(view.dims, in_dims)
+                | (looked_up or {}).get(leaf, NO_LABELS),
+                out=_labels(view.dims, out_dims),
+                position=_labels(view.dims, position_dims),
+                stack=(stack_labels or {}).get(leaf, NO_LABELS)
+                | {axis for axis, _ in view.indexed},
+            )
+            for leaf, view in views.items()
+        }
+        _resolve_links(views, found)
+        matrices = [
+            leaf
+            for leaf, axes in found.items()
+            if (axes.in_ and axes.out) or axes.linked_in or axes.linked_out
+        ]
+        matrices = matrices or [leaf for leaf, axes in found.items() if axes.in_]
+        matrices = matrices or list(found)
+        is_whole = lambda leaf: bool(found[leaf].in_ and found[leaf].out)
+        matrices.sort(key=lambda leaf: (not is_whole(leaf), not found[leaf].in_, leaf))
+        roles = tuple(self._role(views[leaf], found[leaf]) for leaf in matrices)
+        kernel_size = tuple(
+            _axes.size_of(derived.views[0].dims[dim]) for dim in position_dims
+        )
+        main = roles[0]
+        if len(roles) == 1 and not main.is_factor:
+            shape = self.leaves[main.leaf].shape
+            fan_out = math.prod(shape[axis] for axis in main.out_axes)
+            fan_out = fan_out * math.prod(kernel_size) // num_groups
+        view = views[main.leaf]
+        slices = (num_slices or {}).get(main.leaf, 1)
+        application = Application(
+            node=len(self.nodes),
+            kind=kind,
+            roles=roles,
+            fan_in=fan_in,
+            fan_out=fan_out,
+            kernel_size=kernel_size,
+            slice_key=(*view.indexed, *sorted(view.slices)),
+            # Rounded up where the rows do not divide evenly among experts.
+            num_inputs=-(-num_inputs // slices) * self._repeats_of(view),
+        )
+        for signal in signals:
+            self.note_use(signal)
+        index = len(self.applications)
+        self.applications.append(application)
+        node = self.add_node(
+            "layer",
+            list(dict.fromkeys(signal.node for signal in signals)),
+            application=index,
+        )
+        others = tuple(view for leaf, view in views.items() if leaf not in matrices)
+        output = Signal(node, (), leader=index)
+        self.use_vectors(Derived(others), output, "weight_scale")
+        return node, index
+
+    def _role(self, view: View, found: "_Found") -> MatrixRole:
+        leaf = self.leaves[view.leaf]
+        in_axes = found.in_ | found.linked_in
+        out_axes = (found.out | found.linked_out) - in_axes
+        groups = [in_axes - found.stack, out_axes - found.stack, found.position]
+        for axis, size in enumerate(leaf.shape):
+            count = sum(axis in group for group in (*groups, found.stack))
+            overlap = axis in found.in_ and axis in found.out
+            if count == 0 and size == 1:
+                groups[2] = groups[2] | {axis}
+            elif count != 1 or overlap:
+                what = (
+                    f"passes through {view.lost}"
+                    if view.lost
+                    else "is summed over and kept at once"
+                    if overlap or count
+                    else "is lost on the way"
+                )
+                raise NotImplementedError(
+                    f"Axis {axis} of the parameter `{leaf.path}` of shape {leaf.shape} "
+                    f"{what} before it is contracted with a signal, so that its role "
+                    "cannot be told. Keep the axes apart until the contraction."
+                )
+        ordered = [tuple(sorted(group)) for group in (*groups, found.stack)]
+        is_whole = bool(found.in_ and found.out)
+        is_linked = bool(found.linked_in or found.linked_out)
+        return MatrixRole(
+            view.leaf,
+            *ordered,
+            is_factor=is_linked and not is_whole,
+            is_last=bool(found.out) or not is_linked,
+        )
+
+
+class Parts:
+    """Slices of one output, those of which are added up counted as one."""
+
+    def __init__(self):
+        self._parent: dict[tuple, tuple] = {}
+
+    def find(self, part: tuple) -> tuple:
+        self._parent.setdefault(part, part)
+        while self._parent[part] != part:
+            part = self._parent[part]
+        return part
+
+    def unite(self, part: tuple, other: tuple) -> None:
+        self._parent[self.find(other)] = self.find(part)
+
+    @property
+    def count(self) -> int:
+        return len({self.find(part) for part in list(self._parent)})
+
+
+@dataclasses.dataclass
+class _Found:
+    """Axes of a leaf by what they do in a contraction."""
+
+    in_: Labels
+    out: Labels
+    position: Labels
+    stack: Labels
+    linked_in: Labels = NO_LABELS  # contracted with the leaf nearer to the input
+    linked_out: Labels = NO_LABELS  # contracted with the leaf nearer to the output
+
+
+def _resolve_links(views: dict[int, View], found: dict[int, _Found]) -> None:
+    """Directs contractions among leaves from the input to the output."""
+    holders: dict[int, list[int]] = {}
+    for leaf, view in views.items():
+        axes = found[leaf]
+        visible = axes.in_ | axes.out | axes.position | axes.stack
+        for labels, link in view.links:
+            if labels - visible:
+                holders.setdefault(link, []).append(leaf)
+    # From the leaves that touch the input, then from those that touch the output.
+    for toward_output in (True, False):
+        queue = [
+            leaf
+            for leaf, axes in found.items()
+            if bool(axes.in_ if toward_output else axes.out)
+        ]
+        while queue:
+            leaf = queue.pop(0)
+            axes, view = found[leaf], views[leaf]
+            for labels, link in view.links:
+                done = axes.in_ | axes.out | axes.position | axes.stack
+                new = labels - done - axes.linked_in - axes.linked_out
+                if not new:
+                    continue
+                if toward_output:
+                    axes.linked_out |= new
+                else:
+                    axes.linked_in |= new
+                for other in holders.get(link, ()):
+                    if link == 0 or other == leaf:
+                        continue
+                    other_axes = found[other]
+                    seen = other_axes.in_ | other_axes.out
+                    seen |= other_axes.linked_in | other_axes.linked_out
+                    for other_labels, other_link in views[other].links:
+                        fresh = other_labels - seen
+                        if other_link == link and fresh:
+                            if toward_output:
+                                other_axes.linked_in |= fresh
+                            else:
+                                other_axes.linked_out |= fresh
+                            queue.append(other)
+
+
+def num_slices(value: Derived, axes: Sequence[int]) -> dict[int, int]:
+    """By leaf, how many slices of it lie along axes of an array derived from it."""
+    return {
+        view.leaf: max(math.prod(_axes.known_size(view.dims[axis]) for axis in axes), 1)
+        for view in value.views
+    }
+
+
+def _labels(dims: Dims, indices: Sequence[int]) -> Labels:
+    return NO_LABELS.union(*(_axes.labels_of(dims[index]) for index in indices))
