@@ -13,16 +13,16 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from hpfree_jax._base import (
     accumulator_dtype,
     all_finite,
+    finish,
     is_inexact,
-    keep_if,
     scalar_like,
+    select_state,
     transformation,
 )
 from hpfree_jax._paths import map_with_name
 from hpfree_jax.architecture import Architecture
-from hpfree_jax.descent._orthogonalize import num_multiplications
-from hpfree_jax.descent._steepest_descent import scale_by_steepest_descent
-from hpfree_jax.layouts._layout import Layout, Matrix, Vector
+from hpfree_jax.descent import num_multiplications, scale_by_steepest_descent
+from hpfree_jax.layouts import Layout, Matrix, Vector
 
 # What the first step changes in the output of all layers together, before the readout
 # moves READOUT times as fast; docs/auto.md has the evidence for each of these.
@@ -164,23 +164,21 @@ def auto(
                 "hp.auto needs the parameters for its weight decay: call "
                 "tx.update(grads, state, params)."
             )
-        finite = all_finite(updates)
+        is_finite = all_finite(updates)
         rate = learning_rate(state.count)
         updates, direction_state = direction.update(updates, state.direction, params)
         updates, _ = stateless.update(updates, stateless.init(params), params)
-
-        def step(update):
-            if not is_inexact(update):
-                return update
-            return jnp.where(finite, -rate * update, 0).astype(update.dtype)
-
+        moves = [-rate * u for u in jax.tree.leaves(updates) if is_inexact(u)]
         new_state = AutoState(
             count=jnp.asarray(optax.safe_increment(state.count)),
             learning_rate=rate,
             past_horizon=state.count >= jnp.asarray(total_steps),
             direction=direction_state,
         )
-        return jax.tree.map(step, updates), keep_if(finite, new_state, state)
+        return (
+            finish(moves, updates, None, is_finite),
+            select_state(is_finite, new_state, state),
+        )
 
     return transformation(init_fn, update_fn)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, PyTree
 
 
@@ -105,34 +105,128 @@ def is_inexact(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
-def zero_momentum(leaf: Any) -> Any:
-    """What a moving average of a leaf's gradients starts from, in float32 at least."""
-    if is_inexact(leaf):
-        return jnp.zeros_like(
-            leaf, dtype=jnp.promote_types(leaf.dtype, accumulator_dtype())
-        )
-    return stay_put(leaf, leaf.dtype)  # never used; keeps the tree like params
+def widen(leaf: Array) -> Array:
+    """The leaf in the precision that it is computed in, float32 at least."""
+    return leaf.astype(widened_dtype(leaf))
 
 
-def stay_put(leaf: Any, dtype: DTypeLike) -> Any:
+def widened_dtype(leaf: Any) -> DTypeLike:
+    """The dtype in which a floating-point leaf is computed: float32 at least."""
+    return jnp.promote_types(leaf.dtype, accumulator_dtype())
+
+
+def on_mesh_of(like: Array, value: ArrayLike) -> Array:
+    """The number in the shape and dtype, and on the mesh, of an array."""
+    # Not `value + 0 * like`, which is NaN for ever where `like` is infinite once.
+    return jnp.zeros_like(like) + jnp.asarray(value, like.dtype)
+
+
+def zero_update(leaf: Any, dtype: DTypeLike) -> Any:
     """An update that moves nothing, also for leaves that have no zero."""
-    if leaf.dtype == jax.dtypes.float0:
-        return leaf if dtype == leaf.dtype else jnp.zeros(leaf.shape, dtype)
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+    if leaf.dtype == jax.dtypes.float0 and dtype == leaf.dtype:
+        return leaf
+    if any(jnp.issubdtype(d, jax.dtypes.extended) for d in (leaf.dtype, dtype)):
         return leaf  # a PRNG key has no zero
+    if leaf.dtype == jax.dtypes.float0:
+        return jnp.zeros(leaf.shape, dtype)
     return jnp.zeros_like(leaf, dtype=dtype)
 
 
+def finish_leaf(new: Array | None, update: Any, dtype: DTypeLike, is_finite: Any):
+    """What a method returns for one leaf: the new update in the dtype of its parameter.
+
+    Zero where the call was not finite, and for leaves without a new update. An update
+    outside of the range of a narrower dtype becomes its largest number.
+    """
+    if new is None or not jnp.issubdtype(dtype, jnp.inexact):
+        return zero_update(update, dtype)
+    if jnp.finfo(dtype).max < jnp.finfo(new.dtype).max:
+        new = saturate(new, _limit(dtype))
+    return jnp.where(is_finite, new, 0).astype(dtype)
+
+
+def finish(new: PyTree, updates: PyTree, params: PyTree, is_finite: Array) -> PyTree:
+    """What a method returns, see :func:`finish_leaf`.
+
+    Args:
+      new: has a leaf for each floating-point leaf of ``updates``, in this order.
+      updates: what the method was given.
+      params: the parameters; None for the dtypes of ``updates``.
+      is_finite: whether the call counts.
+    """
+    leaves = iter(jax.tree.leaves(new))
+    return jax.tree.map(
+        lambda update, param: finish_leaf(
+            next(leaves) if is_inexact(update) else None, update, param.dtype, is_finite
+        ),
+        updates,
+        updates if params is None else params,
+    )
+
+
 def all_finite(tree: PyTree) -> Array:
-    """Whether all floating-point numbers of a tree are finite."""
-    # A sum that one non-finite entry spoils, and that no finite ones do.
-    zeros = [jnp.sum(0 * jnp.abs(x)) for x in jax.tree.leaves(tree) if is_inexact(x)]
-    return jnp.isfinite(total([zero.astype(accumulator_dtype()) for zero in zeros]))
+    """Whether all floating-point numbers of a tree are finite, of real or complex."""
+    # Flags and not a sum of the numbers, which may overflow.
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
+    is_bad = [jnp.any(~jnp.isfinite(leaf)) for leaf in leaves]
+    return total([flag.astype(accumulator_dtype()) for flag in is_bad]) == 0
 
 
-def keep_if(finite: Array, new: PyTree, old: PyTree) -> PyTree:
+def _limit(dtype: DTypeLike) -> float:
+    """The largest number of a dtype, less what rounding may add."""
+    return float(jnp.finfo(dtype).max) * (1 - 1e-6)
+
+
+def saturate(array: Array, limit: ArrayLike | None = None) -> Array:
+    """The array with parts beyond a limit set to it; None: the dtype's largest."""
+    if limit is None:
+        limit = _limit(array.dtype)
+    if jnp.iscomplexobj(array):
+        parts = (saturate(part, limit) for part in (array.real, array.imag))
+        return jax.lax.complex(*parts)
+    return jnp.clip(array, -limit, limit)
+
+
+def scale_into_range(scale: Array, array: Array, dtype: DTypeLike) -> Array:
+    """Scale times array, without the overflow of a dtype."""
+    # The product comes last: what adds it may do both in one operation, which rounds
+    # once.
+    limit = min(_limit(dtype), _limit(array.dtype))
+    return scale * saturate(array, limit / jnp.maximum(jnp.abs(scale), 1))
+
+
+def largest_part(
+    array: Array, axes: Sequence[int] | None = None, *, keepdims: bool = False
+) -> Array:
+    """The largest absolute value over some axes, of real and imaginary parts apart.
+
+    Unlike an absolute value or a norm it does not overflow; NaN if an entry is.
+    """
+    if jnp.iscomplexobj(array):
+        parts = (array.real, array.imag)
+        return jnp.maximum(*(largest_part(p, axes, keepdims=keepdims) for p in parts))
+    axes = axes if axes is None else tuple(axes)
+    return jnp.max(jnp.abs(array), axes, keepdims=keepdims, initial=0)
+
+
+def range_factor(largest: Array) -> Array:
+    """A power of two that brings a number of extreme size near 1; else 1.
+
+    In float32, numbers from 2.3e-10 to 4.3e9 keep the factor 1. Multiplying by the
+    factor rounds nothing, and leaves at least the square of the number in range.
+    (Numbers below 1.2e-38, which have no full precision, may count as zero.)
+    """
+    step = jnp.finfo(largest.dtype).maxexp // 4
+    factor = jnp.ones_like(largest)
+    for exponent in (step, 2 * step, 3 * step):
+        factor = jnp.where(largest >= 2.0**exponent, 2.0**-exponent, factor)
+        factor = jnp.where(largest <= 2.0**-exponent, 2.0**exponent, factor)
+    return jax.lax.stop_gradient(factor)
+
+
+def select_state(is_finite: Array, new: PyTree, old: PyTree) -> PyTree:
     """The new state if all was finite, else the old one."""
-    keep = lambda new, old: new if new is old else jnp.where(finite, new, old)
+    keep = lambda new, old: new if new is old else jnp.where(is_finite, new, old)
     return jax.tree.map(keep, new, old)
 
 

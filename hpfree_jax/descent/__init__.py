@@ -3,6 +3,9 @@
 from hpfree_jax.descent._agd import AGDState as AGDState
 from hpfree_jax.descent._agd import agd as agd
 from hpfree_jax.descent._agd import scale_by_agd as scale_by_agd
+from hpfree_jax.descent._orthogonalize import (
+    num_multiplications as num_multiplications,
+)
 from hpfree_jax.descent._steepest_descent import (
     SteepestDescentState as SteepestDescentState,
 )

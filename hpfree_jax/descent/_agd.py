@@ -1,6 +1,6 @@
 """Automatic gradient descent (AGD): a step size read off gradient and layout."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +10,33 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from hpfree_jax._base import (
     accumulator_dtype,
+    all_finite,
     check_choice,
     check_in_interval,
-    is_inexact,
-    keep_if,
+    largest_part,
     negate,
+    range_factor,
     replicated,
+    saturate,
     scalar_like,
-    stay_put,
+    scale_into_range,
+    select_state,
     total,
     transformation,
-    zero_momentum,
 )
-from hpfree_jax._paths import map_with_name, named_leaves
+from hpfree_jax.descent._gradients import (
+    average,
+    check_layout_type,
+    init_average,
+    layout_of,
+    matrices_of,
+    read_gradients,
+    write_updates,
+)
 from hpfree_jax.descent._orthogonalize import spectral_directions
-from hpfree_jax.layouts._infer import infer_layout
-from hpfree_jax.layouts._layout import Layout, Matrix, Vector, check_layout
+from hpfree_jax.layouts import Layout, Vector
+
+Norm = Literal["frobenius", "spectral"]
 
 
 class AGDState(NamedTuple):
@@ -41,7 +52,7 @@ def scale_by_agd(
     gain: ArrayLike = 1.0,
     layout: Layout | None = None,
     *,
-    norm: str = "frobenius",
+    norm: Norm = "frobenius",
     momentum: ArrayLike = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Scales gradients by AGD's automatic step, without the sign.
@@ -87,9 +98,10 @@ def scale_by_agd(
       A transformation for the head of a chain. Updates have the sign of the gradient
       and the dtype of ``params`` (of the gradient, when ``params`` is not given).
       Masked, ``None`` and integer leaves count in no norm and no :math:`L`. A call
-      with a non-finite gradient (or one whose squared norm overflows) returns zero
-      updates and the state as it was, ``count`` included. A gradient whose square
-      underflows (below about 1e-23 in float32) counts as zero.
+      with a non-finite gradient returns zero updates and the state as it was,
+      ``count`` included. Finite gradients of any size are normalised;
+      :math:`G`, where it would overflow, is an eighth of the largest number.
+      Numbers below 1.2e-38 (in float32) may count as zero.
 
     Raises:
       ValueError: in the factory if an argument is out of range; in ``init`` and at
@@ -113,89 +125,50 @@ def scale_by_agd(
     """
     check_in_interval("gain", gain, 0, float("inf"))
     check_in_interval("momentum", momentum, 0, 1, include_low=True)
-    check_choice("norm", norm, ("frobenius", "spectral"))
-    if not isinstance(layout, Layout | None):
-        raise TypeError(f"`layout` must be a Layout or None, got {layout!r}.")
-    # An array may be a tracer under inject_hyperparams: only a Python 0 turns the
-    # memory off.
-    has_momentum = isinstance(momentum, jax.Array) or momentum != 0
-
-    def layout_of(tree):
-        if layout is None:
-            return infer_layout(tree)
-        check_layout(layout, tree)
-        return layout
+    check_choice("norm", norm, get_args(Norm))
+    check_layout_type(layout)
 
     def init_fn(params):
-        layout_of(params)
+        layout_of(params, layout)
         dtype = accumulator_dtype()
         return AGDState(
             count=scalar_like(params, 0, jnp.int32),
             learning_rate=scalar_like(params, 0.0, dtype),
             gradient_summary=scalar_like(params, 0.0, dtype),
-            momentum=jax.tree.map(zero_momentum, params) if has_momentum else None,
+            momentum=init_average(params, momentum),
         )
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        rules = layout_of(updates)
-        like = {leaf.name: leaf.value for leaf in named_leaves(params)}
-        grads = {
-            leaf.name: leaf.value
-            for leaf in named_leaves(updates)
-            if is_inexact(leaf.value)
-            and is_inexact(like.get(leaf.name, leaf.value))
-            and rules[leaf.name] is not None
-        }
+        rules = layout_of(updates, layout)
+        grads, dtypes = read_gradients(updates, params, rules)
         depth = _depth(grads, rules)
-        directions, summary = _normalise(grads, rules)
-        summary = summary / max(depth, 1)
+        directions, summary, is_finite = _normalise(grads, rules)
+        summary = jnp.minimum(summary / max(depth, 1), jnp.finfo(summary.dtype).max / 8)
         # log((1 + sqrt(1 + 4G)) / 2), written so that a tiny G does not round to 0.
         learning_rate = jnp.log1p(2 * summary / (1 + jnp.sqrt(1 + 4 * summary)))
-
-        vector_sums = [
-            jnp.sum(jnp.abs(directions[name]))
-            for name in grads
-            if isinstance(rules[name], Vector)
-        ]
-        finite = jnp.isfinite(total([summary, *vector_sums]))
-
-        count = jnp.asarray(optax.safe_increment(state.count))
-        averages = None
-        if has_momentum:
+        count, averages = jnp.asarray(optax.safe_increment(state.count)), None
+        if state.momentum is not None:
             decay = jnp.asarray(momentum, summary.dtype)
-            averaged = grads if norm == "spectral" else directions
-
-            def average(name, old):
-                if name not in averaged:
-                    return old
-                return decay * old + (1 - decay) * averaged[name].astype(old.dtype)
-
-            averages = map_with_name(average, state.momentum)
-            averaged = {
-                leaf.name: leaf.value / (1 - decay**count)
-                for leaf in named_leaves(averages)
-                if leaf.name in averaged
-            }
+            newest = grads if norm == "spectral" else directions
+            averages, by_name = average(decay, state.momentum, newest)
+            newest = {name: by_name[name] / (1 - decay**count) for name in newest}
             if norm == "spectral":
-                directions, _ = _normalise(averaged, rules)
-                grads = averaged
-            else:
-                directions = averaged
+                grads = {name: saturate(leaf) for name, leaf in newest.items()}
+                newest, *_ = _normalise(grads, rules)
+            directions = newest
         if norm == "spectral":
-            directions |= spectral_directions(_matrices(grads, rules), rules)[0]
-        new_state = AGDState(count, learning_rate, summary, averages)
-
+            directions |= spectral_directions(matrices_of(grads, rules), rules)[0]
         step = jnp.asarray(gain, summary.dtype) * learning_rate / max(depth, 1)
-
-        def new_update(name, grad):
-            dtype = like.get(name, grad).dtype
-            if name not in directions:
-                return stay_put(grad, dtype)
-            return jnp.where(finite, step * directions[name], 0).astype(dtype)
-
-        updates = map_with_name(new_update, updates)
-        return updates, keep_if(finite, new_state, state)
+        new = {
+            name: scale_into_range(step, direction, dtypes[name])
+            for name, direction in directions.items()
+        }
+        new_state = AGDState(count, learning_rate, summary, averages)
+        return (
+            write_updates(new, updates, dtypes, is_finite),
+            select_state(is_finite, new_state, state),
+        )
 
     return transformation(init_fn, update_fn)
 
@@ -204,7 +177,7 @@ def agd(
     gain: ArrayLike = 1.0,
     layout: Layout | None = None,
     *,
-    norm: str = "frobenius",
+    norm: Norm = "frobenius",
     momentum: ArrayLike = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Automatic gradient descent, ready for ``optax.apply_updates``.
@@ -231,13 +204,9 @@ def agd(
     return transformation(direction.init, update_fn)
 
 
-def _matrices(grads, rules):
-    return {n: g for n, g in grads.items() if isinstance(rules[n], Matrix)}
-
-
 def _depth(grads, rules) -> int:
     """L, the number of layers that the matrices among the gradients count for."""
-    matrices = _matrices(grads, rules)
+    matrices = matrices_of(grads, rules)
     depth = sum(
         rules[name].depth_count * rules[name].num_slices(grad.shape)
         for name, grad in matrices.items()
@@ -251,37 +220,55 @@ def _depth(grads, rules) -> int:
 
 
 def _normalise(grads, rules):
-    """Returns the directions s_k g / ||g_k||, and L times the gradient summary."""
-    dtype = accumulator_dtype()
-    directions, ratios, summands = {}, {}, []
-    for name, grad in _matrices(grads, rules).items():
+    """The directions s_k g / ||g_k||, L times G, and whether all gradients are finite.
+
+    Gradients of extreme size are first multiplied by a power of two, one per position,
+    so that neither their squares nor the reciprocals of their norms leave the range.
+    """
+    directions, ratios, summands, largest = {}, {}, [], {}
+    for name, grad in matrices_of(grads, rules).items():
         rule, scale = rules[name], rules[name].scale(grad.shape)
-        grad = grad.astype(jnp.promote_types(grad.dtype, dtype))
+        axes = (*rule.in_axes, *rule.out_axes)
+        largest[name] = largest_part(grad, axes, keepdims=True)
+        factor = range_factor(largest[name])
+        scaled = grad * factor
         # A sum and not a vdot, which fails on leaves sharded along their last axis.
-        squares = jnp.sum(
-            jnp.square(jnp.abs(grad)),
-            axis=(*rule.in_axes, *rule.out_axes),
-            keepdims=True,
+        # Numbers of ordinary size are summed as they come: XLA may round a sum of
+        # products with a factor of 1 in another way.
+        sum_of_squares = lambda x, axes=axes: jnp.sum(
+            jnp.square(jnp.abs(x)), axis=axes, keepdims=True
         )
+        squares = jnp.where(factor == 1, sum_of_squares(grad), sum_of_squares(scaled))
         norms = _sqrt(squares)
-        summands.append(scale * jnp.sum(norms))
-        directions[name] = grad * _ratio(scale, norms)
+        summands.append(scale * jnp.sum(norms / factor))
+        directions[name] = scaled * _ratio(scale, norms)
+
+        whole = largest_part(largest[name], rule.position_axes, keepdims=True)
+        whole_factor = range_factor(whole)
+        squares = squares * jnp.square(whole_factor / factor)
         whole_norm = _sqrt(jnp.sum(squares, axis=rule.position_axes, keepdims=True))
-        ratios[name] = _ratio(scale, whole_norm)
+        ratios[name] = _ratio(scale, whole_norm), whole_factor
 
     for name, grad in grads.items():
-        rule = rules[name]
-        if not isinstance(rule, Vector):
-            continue
-        ratio, stack_axes = ratios[rule.leader], rules[rule.leader].stack_axes
-        ratio = jnp.squeeze(
-            ratio, [a for a in range(ratio.ndim) if a not in stack_axes]
-        )
-        ratio = jnp.expand_dims(
-            replicated(ratio), [a for a in range(grad.ndim) if a not in rule.stack_axes]
-        )
-        directions[name] = grad.astype(jnp.promote_types(grad.dtype, dtype)) * ratio
-    return directions, total(summands)
+        if isinstance(rules[name], Vector):
+            leader = rules[name].leader
+            ratio, factor = (
+                _per_slice(r, rules[leader], grad, rules[name]) for r in ratios[leader]
+            )
+            move = grad * ratio
+            directions[name] = jnp.where(factor == 1, move, move * factor)
+            largest[name] = grad
+    return directions, total(summands), all_finite(largest)
+
+
+def _per_slice(numbers, leader, grad, rule):
+    """Numbers of the slices of the leader, in a shape that fits the vector."""
+    numbers = jnp.squeeze(
+        numbers, [a for a in range(numbers.ndim) if a not in leader.stack_axes]
+    )
+    return jnp.expand_dims(
+        replicated(numbers), [a for a in range(grad.ndim) if a not in rule.stack_axes]
+    )
 
 
 def _sqrt(squares):

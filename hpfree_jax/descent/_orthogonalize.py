@@ -11,8 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact
 
-from hpfree_jax._base import accumulator_dtype, replicated, scalar_like
-from hpfree_jax.layouts._layout import Matrix
+from hpfree_jax._base import (
+    accumulator_dtype,
+    largest_part,
+    range_factor,
+    replicated,
+    scalar_like,
+    widen,
+    widened_dtype,
+)
+from hpfree_jax.layouts import Matrix
 
 # Each row (a, b, c) maps a singular value x to a x + b x^3 + c x^5, and is the odd
 # quintic that is nearest to 1 over the interval into which the rows before it have
@@ -60,6 +68,7 @@ def orthogonalize(
         return _transpose(orthogonalize(_transpose(matrices)))
     # Fourth powers of tiny or huge numbers leave float32: the largest entry becomes 1.
     # How the matrix is scaled does not change the result: no derivative comes from it.
+    matrices = _into_range(matrices)
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(matrices)), (-2, -1), keepdims=True)
     matrices = matrices / jnp.where(largest == 0, 1, largest)
     # Tall matrices stay as they are: a transposed copy takes as long as a product.
@@ -80,6 +89,11 @@ def orthogonalize(
             gram = _product(matrices, _transpose(matrices))
         matrices = _product(_polynomial(gram, step), matrices)
     return matrices
+
+
+def _into_range(matrices):
+    """Each matrix times a power of two, so that 1 / its largest entry is in range."""
+    return matrices * range_factor(largest_part(matrices, (-2, -1), keepdims=True))
 
 
 def _is_long(rows: int, columns: int) -> bool:
@@ -151,6 +165,7 @@ def orthogonalize_leading(
       matrix is zero stays in the basis, so that it can come back.
     """
     rows, columns = matrices.shape[-2:]
+    matrices = _into_range(matrices)
     if rows > columns:
         left = orthogonalize(_product(matrices, basis))
         right = orthogonalize(_product(_transpose(left), matrices))
@@ -204,7 +219,7 @@ def group_by_shape(
         rank = rank if rank and rank < min(shape) and is_real else None
         if leaf.size:
             rows, columns = shape if rank else sorted(shape)
-            groups[rows, columns, rank, _precision(leaf)].append(name)
+            groups[rows, columns, rank, widened_dtype(leaf)].append(name)
     counts = {name: rules[name].num_slices(leaf.shape) for name, leaf in leaves.items()}
     return [
         Group(tuple(names), tuple(counts[name] for name in names), *key[:3])
@@ -270,10 +285,6 @@ def initial_bases(
     return numbers + on_the_mesh_of_the_leaves
 
 
-def _precision(leaf: Any) -> Any:
-    return jnp.promote_types(leaf.dtype, accumulator_dtype())
-
-
 def _order(rule: Matrix) -> tuple[int, ...]:
     """The axes of a leaf in the order of its matrices."""
     return (*rule.stack_axes, *rule.position_axes, *rule.in_axes, *rule.out_axes)
@@ -283,7 +294,7 @@ def _to_matrices(leaf: Array, rule: Matrix, group: Group) -> Array:
     """The matrices of a leaf, turned as in the group."""
     d_in, d_out, positions = rule.fans(leaf.shape)
     shape = (rule.num_slices(leaf.shape), positions * d_in, d_out)
-    leaf = replicated(leaf).astype(_precision(leaf))
+    leaf = widen(replicated(leaf))
     matrices = jnp.transpose(leaf, _order(rule)).reshape(shape)
     return matrices if shape[1] == group.rows else _transpose(matrices)
 

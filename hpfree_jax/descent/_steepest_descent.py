@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -15,21 +14,23 @@ from hpfree_jax._base import (
     all_finite,
     check_in_interval,
     is_inexact,
-    keep_if,
-    stay_put,
+    largest_part,
+    range_factor,
+    select_state,
     transformation,
-    zero_momentum,
 )
-from hpfree_jax._paths import (
-    did_you_mean,
-    is_under,
-    left_out,
-    map_with_name,
-    named_leaves,
+from hpfree_jax._paths import did_you_mean, is_under, left_out, named_leaves
+from hpfree_jax.descent._gradients import (
+    average,
+    check_layout_type,
+    init_average,
+    layout_of,
+    matrices_of,
+    read_gradients,
+    write_updates,
 )
 from hpfree_jax.descent._orthogonalize import initial_bases, spectral_directions
-from hpfree_jax.layouts._infer import infer_layout
-from hpfree_jax.layouts._layout import Layout, Matrix, Vector, check_layout
+from hpfree_jax.layouts import Layout, Vector
 
 
 class SteepestDescentState(NamedTuple):
@@ -98,95 +99,74 @@ def scale_by_steepest_descent(
      [0. 1.]]
     """
     check_in_interval("momentum", momentum, 0, 1, include_low=True)
-    if not isinstance(layout, Layout | None):
-        raise TypeError(f"`layout` must be a Layout or None, got {layout!r}.")
-    has_momentum = isinstance(momentum, jax.Array) or momentum != 0
+    check_layout_type(layout)
     tables, ranks = frozenset(tables), dict(ranks or {})
-    for path, rank in ranks.items():
-        check_in_interval(f"ranks[{path!r}]", rank, 1, float("inf"), include_low=True)
-        if not isinstance(rank, int | np.integer):
-            raise TypeError(f"`ranks[{path!r}]` must be a whole number, got {rank!r}.")
+    _check_ranks(ranks)
 
-    def layout_of(tree):
-        if layout is None:
-            rules = infer_layout(tree)
-        else:
-            check_layout(layout, tree, needs_leaders=False)
-            rules = layout
-        named = {"tables": tables, "ranks": ranks} if len(rules) else {}
-        gaps = left_out(tree)
-        for argument, paths in named.items():
-            for path in paths:
-                if path not in rules.matrices and not is_under(path, gaps):
-                    raise ValueError(
-                        f"`{argument}` names `{path}`, which is no matrix of the layout"
-                        f"{did_you_mean(path, rules.matrices)}."
-                    )
+    def rules_of(tree):
+        rules = layout_of(tree, layout, needs_leaders=False)
+        _check_paths(tree, rules, tables=tables, ranks=ranks)
         return rules
 
-    def matrices(leaves, rules):
-        return {
-            name: leaf
-            for name, leaf in leaves.items()
-            if isinstance(rules[name], Matrix) and name not in tables
-        }
+    def spectral(leaves, rules):
+        """The leaves that are orthogonalised."""
+        matrices = matrices_of(leaves, rules)
+        return {name: leaf for name, leaf in matrices.items() if name not in tables}
 
     def init_fn(params):
-        rules = layout_of(params)
-        moving = {
+        rules = rules_of(params)
+        leaves = {
             leaf.name: leaf.value
             for leaf in named_leaves(params)
             if is_inexact(leaf.value)
         }
         return SteepestDescentState(
-            jax.tree.map(zero_momentum, params) if has_momentum else None,
-            initial_bases(matrices(moving, rules), rules, ranks) if ranks else None,
+            init_average(params, momentum),
+            initial_bases(spectral(leaves, rules), rules, ranks) if ranks else None,
         )
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        rules = layout_of(updates)
-        like = {leaf.name: leaf.value for leaf in named_leaves(params)}
-        grads = {
-            leaf.name: leaf.value.astype(
-                jnp.promote_types(leaf.value.dtype, accumulator_dtype())
-            )
-            for leaf in named_leaves(updates)
-            if is_inexact(leaf.value)
-            and is_inexact(like.get(leaf.name, leaf.value))
-            and rules[leaf.name] is not None
-        }
-        finite = all_finite(grads)
+        rules = rules_of(updates)
+        grads, dtypes = read_gradients(updates, params, rules)
+        is_finite = all_finite(grads)
         averages = None
-        if has_momentum:
+        if state.momentum is not None:
             decay = jnp.asarray(momentum, accumulator_dtype())
-
-            def average(name, old):
-                if name not in grads:
-                    return old
-                return decay * old + (1 - decay) * grads[name]
-
-            averages = map_with_name(average, state.momentum)
-            newest = {leaf.name: leaf.value for leaf in named_leaves(averages)}
+            averages, by_name = average(decay, state.momentum, grads)
             if nesterov:
-                newest = {n: average(n, old) for n, old in newest.items()}
-            grads = {name: newest[name] for name in grads}
-
-        spectral, bases = spectral_directions(
-            matrices(grads, rules), rules, ranks, state.bases
+                _, by_name = average(decay, averages, grads)
+            grads = {name: by_name[name] for name in grads}
+        directions, bases = spectral_directions(
+            spectral(grads, rules), rules, ranks, state.bases
         )
-        directions = spectral | _unit_rows(grads, rules, tables)
-
-        def new_update(name, grad):
-            dtype = like.get(name, grad).dtype
-            if name not in directions:
-                return stay_put(grad, dtype)
-            return jnp.where(finite, directions[name], 0).astype(dtype)
-
-        updates = map_with_name(new_update, updates)
-        return updates, keep_if(finite, SteepestDescentState(averages, bases), state)
+        directions |= _unit_rows(grads, rules, tables)
+        new_state = SteepestDescentState(averages, bases)
+        return (
+            write_updates(directions, updates, dtypes, is_finite),
+            select_state(is_finite, new_state, state),
+        )
 
     return transformation(init_fn, update_fn)
+
+
+def _check_ranks(ranks):
+    for path, rank in ranks.items():
+        check_in_interval(f"ranks[{path!r}]", rank, 1, float("inf"), include_low=True)
+        if not isinstance(rank, int | np.integer):
+            raise TypeError(f"`ranks[{path!r}]` must be a whole number, got {rank!r}.")
+
+
+def _check_paths(tree, rules, **arguments):
+    """Raises unless the paths in the arguments are those of matrices."""
+    gaps = left_out(tree)
+    for argument, paths in arguments.items() if len(rules) else ():
+        for path in paths:
+            if path not in rules.matrices and not is_under(path, gaps):
+                raise ValueError(
+                    f"`{argument}` names `{path}`, which is no matrix of the layout"
+                    f"{did_you_mean(path, rules.matrices)}."
+                )
 
 
 def _unit_rows(grads, rules, tables):
@@ -204,6 +184,7 @@ def _unit_rows(grads, rules, tables):
 
 def _unit(grad, axes):
     """The gradient with unit root mean square over some axes; 0 where it is 0."""
+    grad = grad * range_factor(largest_part(grad, axes, keepdims=True))
     largest = jnp.max(jnp.abs(grad), axes, keepdims=True, initial=0)
     is_zero = largest == 0
     grad = grad / jnp.where(is_zero, 1, largest)  # squares leave the range of float32

@@ -7,12 +7,13 @@ import optax
 from jax.typing import ArrayLike
 
 from hpfree_jax.hypergradients._hypergradient import hypergradient
+from hpfree_jax.hypergradients._rules import Rule
 
 ADAPTATION_RATE = 1e-6  # alpha, the upper end of the range of MARTHE's authors
 RELATIVE_RATE = 0.05  # the most that a scalar changes in a step, of itself
 
 
-def _rule(rule: str | None, hyper_learning_rate: Any) -> str:
+def _rule(rule: Rule | None, hyper_learning_rate: Any) -> Rule:
     """The rule meant: scale-free, unless a rate of the additive one is given."""
     if rule == "additive" and hyper_learning_rate is None:
         raise ValueError(
@@ -29,7 +30,7 @@ def hd(
     learning_rate: ArrayLike,
     hyper_learning_rate: ArrayLike | optax.GradientTransformation | None = None,
     *,
-    rule: str | None = None,
+    rule: Rule | None = None,
     adaptation_rate: ArrayLike = 0.0,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     clip_hypergradient: ArrayLike | None = None,
@@ -72,7 +73,7 @@ def rtho(
     learning_rate: ArrayLike,
     hyper_learning_rate: ArrayLike | optax.GradientTransformation,
     *,
-    rule: str = "additive",
+    rule: Rule = "additive",
     adaptation_rate: ArrayLike = 0.0,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     clip_hypergradient: ArrayLike | None = None,
@@ -102,7 +103,7 @@ def marthe(
     hyper_learning_rate: ArrayLike | optax.GradientTransformation | None = None,
     *,
     discount: ArrayLike | None = None,
-    rule: str | None = None,
+    rule: Rule | None = None,
     adaptation_rate: ArrayLike = ADAPTATION_RATE,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     clip_hypergradient: ArrayLike | None = None,

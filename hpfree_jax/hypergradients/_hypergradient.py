@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,12 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from hpfree_jax._base import (
     accumulator_dtype,
+    all_finite,
     check_choice,
     check_in_interval,
+    finish,
     is_inexact,
+    on_mesh_of,
     scalar_like,
     transformation,
 )
@@ -28,14 +31,8 @@ from hpfree_jax.hypergradients._checks import (
     is_python_zero,
     make_optimizer,
 )
-from hpfree_jax.hypergradients._leaves import (
-    all_finite,
-    as_dtype_of,
-    like_params,
-    to_floats,
-    where,
-)
-from hpfree_jax.hypergradients._rules import adapt_discount, cosine, dot
+from hpfree_jax.hypergradients._leaves import as_dtype_of, to_floats, where
+from hpfree_jax.hypergradients._rules import Rule, adapt_discount, cosine, dot
 from hpfree_jax.hypergradients._tangent import (
     Tangent,
     cast,
@@ -69,7 +66,7 @@ def hypergradient(
     hyper_learning_rate: ArrayLike | optax.GradientTransformation = 1e-4,
     *,
     discount: ArrayLike | None = 1.0,
-    rule: str = "additive",
+    rule: Rule = "additive",
     adaptation_rate: ArrayLike = 0.0,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     clip_hypergradient: ArrayLike | None = None,
@@ -164,7 +161,7 @@ def hypergradient(
     """
     starts = check_hyperparams(inner, hyperparams)
     limits = check_bounds(bounds, starts)
-    check_choice("rule", rule, ("additive", "multiplicative"))
+    check_choice("rule", rule, get_args(Rule))
     if rule == "multiplicative":
         check_starts_are_positive(starts)
     fixed_rate: Any = hyper_learning_rate
@@ -181,167 +178,239 @@ def hypergradient(
         check_in_interval(
             "adaptation_steps", adaptation_steps, 0, math.inf, include_low=True
         )
-    # Under inject_hyperparams numbers are arrays: only a Python 0 turns a part off.
-    is_myopic = is_python_zero(discount)
-    is_rate_adapted = not is_python_zero(adaptation_rate)
-    is_discount_adapted = discount is None
+    settings = _Settings(
+        inner=inner,
+        starts=starts,
+        limits=limits,
+        rate=fixed_rate,
+        hyper_optimizer=hyper_optimizer,
+        discount=discount,
+        is_multiplicative=rule == "multiplicative",
+        adaptation_rate=adaptation_rate,
+        cap=clip_hypergradient,
+        adaptation_steps=adaptation_steps,
+    )
 
     def init_fn(params):
-        dtype = accumulator_dtype()
-        scalar: Any = lambda value=0.0, dtype=dtype: scalar_like(params, value, dtype)
-        by_name = lambda make: {name: make() for name in starts}
-        zeros = lambda tree: jax.tree.map(
-            lambda leaf: jnp.zeros_like(leaf) if is_inexact(leaf) else None, tree
-        )
-        # New buffers on the mesh of the parameters: not shared with them, so that
-        # both can be donated, and of the type that they will have after an update.
-        true = scalar() == 0
-        own = lambda tree: jax.tree.map(lambda leaf: jnp.where(true, leaf, leaf), tree)
-        values = {name: scalar(start) for name, start in starts.items()}
-        floats = to_floats(params)
-        inner_state = own(make_optimizer(inner, values).init(floats))
-        return HypergradientState(
-            count=scalar(0, jnp.int32),
-            hyperparams=values,
-            hypergradients=by_name(scalar),
-            discount=scalar(0.0 if is_discount_adapted else discount),
-            hyper_learning_rate=None if hyper_optimizer else scalar(fixed_rate),
-            tangents=by_name(
-                lambda: Tangent(
-                    zeros(floats), None if is_myopic else zeros(inner_state)
-                )
-            ),
-            inner_state=inner_state,
-            num_non_finite=scalar(0, jnp.int32),
-            signals=by_name(scalar),
-            signal_product=scalar(),
-            discount_count=scalar() if is_discount_adapted else None,
-            direct_tangents=by_name(lambda: zeros(floats))
-            if is_discount_adapted
-            else None,
-            hyper_state=own(hyper_optimizer.init(values)) if hyper_optimizer else None,
-        )
+        return _init(settings, params)
 
     def update_fn(
         updates, state, params=None, *, value_fn=None, validation_fn=None, **extra_args
     ):
-        check_update_args(params, value_fn, validation_fn, is_myopic)
-        dtype = accumulator_dtype()
-        extra_args = {
-            **extra_args,
-            **({} if value_fn is None else {"value_fn": value_fn}),
-        }
+        check_update_args(params, value_fn, validation_fn, settings.is_myopic)
+        if value_fn is not None:
+            extra_args["value_fn"] = value_fn
         grads = to_floats(updates)
         if validation_fn is None:
             target = jax.tree.leaves(grads)
         else:
             gradient, floats = gradient_of("validation_fn", validation_fn, params)
-            target = cast(gradient(floats), dtype)
-
-        # 1. Hypergradients.
-        raw = {
-            name: dot(target, jax.tree.leaves(state.tangents[name].params))
-            for name in starts
-        }
-        is_usable = {name: jnp.isfinite(value) for name, value in raw.items()}
-        hypergradients = where(is_usable, raw, 0)
-        discount_count = state.discount_count
-        if is_discount_adapted:
-            new_discount, discount_count = adapt_discount(state, target)
-        else:
-            new_discount = jnp.asarray(discount, dtype) + 0 * state.discount
-
-        # 2. The scalars move.
-        signals = hypergradients
-        if rule == "multiplicative":
-            signals = {
-                name: cosine(
-                    value, target, jax.tree.leaves(state.tangents[name].params)
-                )
-                for name, value in hypergradients.items()
-            }
-            signals = where(is_usable, signals, 0)
-        if clip_hypergradient is not None:
-            cap = jnp.asarray(clip_hypergradient, dtype)
-            signals = {name: jnp.clip(s, -cap, cap) for name, s in signals.items()}
-        rate, hyper_state = state.hyper_learning_rate, state.hyper_state
-        changes: Any
-        if hyper_optimizer:
-            changes, hyper_state = hyper_optimizer.update(
-                signals, hyper_state, state.hyperparams
-            )
-        else:
-            if is_rate_adapted:
-                alpha = jnp.asarray(adaptation_rate, dtype)
-                moved_rate = jnp.maximum(0, rate + alpha * state.signal_product)
-                rate = jnp.where(jnp.isfinite(moved_rate), moved_rate, rate)
-            else:
-                rate = jnp.asarray(fixed_rate, dtype) + 0 * rate
-            changes = {name: -rate * signal for name, signal in signals.items()}
-        values = {}
-        for name, value in state.hyperparams.items():
-            change = changes[name].astype(dtype)
-            change = value * change if rule == "multiplicative" else change
-            low, high = limits.get(name, (-math.inf, math.inf))
-            moved = jnp.clip(value + change, low, high)
-            may_move = is_usable[name] & jnp.isfinite(moved)
-            if adaptation_steps is not None:
-                may_move &= state.count < adaptation_steps
-            values[name] = jnp.where(may_move, moved, value)
+            target = cast(gradient(floats), accumulator_dtype())
+        measured = _measure(settings, state, target)
+        moved = _move_scalars(settings, state, measured)
 
         # 3 and 4. The step, its derivative, and the new tangents.
         # Tangents are finite, so that times 0 one restarts whose D was not.
-        weights = {name: jnp.where(is_usable[name], new_discount, 0) for name in starts}
-        if is_myopic:
+        weights = where(measured.is_usable, dict.fromkeys(starts, measured.discount), 0)
+        if settings.is_myopic:
             gradient_tangents = dict.fromkeys(starts)
         else:
             gradient_tangents = hessian_vector_products(
                 value_fn, params, state.tangents, weights
             )
-        new_updates, inner_state, new_tangents, direct_tangents = step_with_tangents(
+        new_updates, inner_state, tangents, direct_tangents = step_with_tangents(
             inner,
             grads,
             state.inner_state,
             to_floats(params),
-            values,
+            moved.values,
             state.tangents,
             gradient_tangents,
             weights,
-            is_discount_adapted,
+            settings.is_discount_adapted,
             extra_args,
         )
-
         is_finite = all_finite((grads, new_updates))
-        is_tangent_finite = {
-            name: is_finite & all_finite(tangent)
-            for name, tangent in new_tangents.items()
-        }
-        all_usable = is_finite
-        for name in starts:
-            all_usable &= is_usable[name] & is_tangent_finite[name]
-        keep = lambda new, old: jax.tree.map(
-            lambda new, old: jnp.where(is_finite, as_dtype_of(new, old), old), new, old
+        new_state = state._replace(
+            inner_state=inner_state, tangents=tangents, direct_tangents=direct_tangents
         )
-        signal_product = sum(
-            (signals[name] * state.signals[name] for name in starts),
-            start=jnp.zeros_like(state.signal_product),
-        )
-        new_state = HypergradientState(
-            count=keep(optax.safe_increment(state.count), state.count),
-            hyperparams=keep(values, state.hyperparams),
-            hypergradients=where(is_finite, hypergradients, 0),
-            discount=keep(new_discount, state.discount),
-            hyper_learning_rate=keep(rate, state.hyper_learning_rate),
-            tangents=where(is_tangent_finite, new_tangents, 0),
-            inner_state=keep(inner_state, state.inner_state),
-            num_non_finite=state.num_non_finite + (~all_usable).astype(jnp.int32),
-            signals=where(is_finite, signals, 0),
-            signal_product=jnp.where(is_finite, signal_product, 0),
-            discount_count=keep(discount_count, state.discount_count),
-            direct_tangents=direct_tangents
-            and where(is_tangent_finite, direct_tangents, 0),
-            hyper_state=keep(hyper_state, state.hyper_state),
-        )
-        return like_params(new_updates, updates, params, is_finite), new_state
+        new_state = _next_state(new_state, state, measured, moved, is_finite)
+        return finish(new_updates, updates, params, is_finite), new_state
 
     return transformation(init_fn, update_fn)
+
+
+class _Settings(NamedTuple):
+    """The arguments of :func:`hypergradient`, checked.
+
+    Under inject_hyperparams numbers are arrays: only a Python 0 turns a part off.
+    """
+
+    inner: Callable[..., optax.GradientTransformation]
+    starts: dict[str, Any]
+    limits: dict[str, tuple[float, float]]
+    rate: Any  # beta; None: the transformation rules
+    hyper_optimizer: Any  # turns hypergradients into changes of the scalars, or None
+    discount: Any
+    is_multiplicative: bool
+    adaptation_rate: Any
+    cap: Any
+    adaptation_steps: Any
+
+    @property
+    def is_myopic(self) -> bool:
+        """Whether the last step alone counts."""
+        return is_python_zero(self.discount)
+
+    @property
+    def is_discount_adapted(self) -> bool:
+        """Whether the discount follows MARTHE's rule."""
+        return self.discount is None
+
+
+class _Measured(NamedTuple):
+    """What the first part of a step finds out; by name where it is a dict."""
+
+    hypergradients: dict[str, Array]  # D, 0 where it is not finite
+    signals: dict[str, Array]  # what moves the scalars: D or the cosine, capped
+    is_usable: dict[str, Array]
+    discount: Array
+    discount_count: Array | None
+
+
+class _Moved(NamedTuple):
+    """What the second part of a step changes."""
+
+    values: dict[str, Array]  # the scalars
+    rate: Array | None
+    hyper_state: PyTree | None
+
+
+def _init(settings, params):
+    dtype = accumulator_dtype()
+    scalar: Any = lambda value=0.0, dtype=dtype: scalar_like(params, value, dtype)
+    by_name = lambda make: {name: make() for name in settings.starts}
+    zeros = lambda tree: jax.tree.map(
+        lambda leaf: jnp.zeros_like(leaf) if is_inexact(leaf) else None, tree
+    )
+    # New buffers on the mesh of the parameters: not shared with them, so that both can
+    # be donated, and of the type that they will have after an update.
+    true = scalar() == 0
+    own = lambda tree: jax.tree.map(lambda leaf: jnp.where(true, leaf, leaf), tree)
+    values = {name: scalar(start) for name, start in settings.starts.items()}
+    floats = to_floats(params)
+    inner_state = own(make_optimizer(settings.inner, values).init(floats))
+    state_zeros = lambda: None if settings.is_myopic else zeros(inner_state)
+    is_adapted, optimizer = settings.is_discount_adapted, settings.hyper_optimizer
+    return HypergradientState(
+        count=scalar(0, jnp.int32),
+        hyperparams=values,
+        hypergradients=by_name(scalar),
+        discount=scalar(0.0 if is_adapted else settings.discount),
+        hyper_learning_rate=None if optimizer else scalar(settings.rate),
+        tangents=by_name(lambda: Tangent(zeros(floats), state_zeros())),
+        inner_state=inner_state,
+        num_non_finite=scalar(0, jnp.int32),
+        signals=by_name(scalar),
+        signal_product=scalar(),
+        discount_count=scalar() if is_adapted else None,
+        direct_tangents=by_name(lambda: zeros(floats)) if is_adapted else None,
+        hyper_state=own(optimizer.init(values)) if optimizer else None,
+    )
+
+
+def _measure(settings, state, target) -> _Measured:
+    """1. Hypergradients, the signals that they become, and the discount."""
+    tangents = {
+        name: jax.tree.leaves(tangent.params)
+        for name, tangent in state.tangents.items()
+    }
+    raw = {name: dot(target, tangent) for name, tangent in tangents.items()}
+    signals = raw
+    if settings.is_multiplicative:
+        signals = {
+            n: cosine(raw[n], target, tangent) for n, tangent in tangents.items()
+        }
+    is_usable = {name: jnp.isfinite(signal) for name, signal in signals.items()}
+    signals = where(is_usable, signals, 0)
+    if settings.cap is not None:
+        cap = jnp.asarray(settings.cap, accumulator_dtype())
+        signals = {name: jnp.clip(s, -cap, cap) for name, s in signals.items()}
+    if settings.is_discount_adapted:
+        discount, count = adapt_discount(state, target)
+    else:
+        discount = on_mesh_of(state.discount, settings.discount)
+        count = state.discount_count
+    hypergradients = {n: jnp.where(jnp.isfinite(d), d, 0) for n, d in raw.items()}
+    return _Measured(hypergradients, signals, is_usable, discount, count)
+
+
+def _move_scalars(settings, state, measured) -> _Moved:
+    """2. The scalars move, within their bounds."""
+    dtype = accumulator_dtype()
+    rate, hyper_state = state.hyper_learning_rate, state.hyper_state
+    changes: Any
+    if settings.hyper_optimizer:
+        changes, hyper_state = settings.hyper_optimizer.update(
+            measured.signals, hyper_state, state.hyperparams
+        )
+    else:
+        if is_python_zero(settings.adaptation_rate):
+            rate = on_mesh_of(rate, settings.rate)
+        else:
+            alpha = jnp.asarray(settings.adaptation_rate, dtype)
+            moved_rate = jnp.maximum(0, rate + alpha * state.signal_product)
+            rate = jnp.where(jnp.isfinite(moved_rate), moved_rate, rate)
+        changes = {name: -rate * signal for name, signal in measured.signals.items()}
+    values = {}
+    for name, value in state.hyperparams.items():
+        change = changes[name].astype(dtype)
+        change = value * change if settings.is_multiplicative else change
+        low, high = settings.limits.get(name, (-math.inf, math.inf))
+        moved = jnp.clip(value + change, low, high)
+        may_move = measured.is_usable[name] & jnp.isfinite(moved)
+        if settings.adaptation_steps is not None:
+            may_move &= state.count < settings.adaptation_steps
+        values[name] = jnp.where(may_move, moved, value)
+    return _Moved(values, rate, hyper_state)
+
+
+def _next_state(new, state, measured, moved, is_finite) -> HypergradientState:
+    """The state after a step, or the old one but for the tangents, which restart.
+
+    Args:
+      new: the state with the tangents and the inner state after the step.
+      state: the state before it.
+      measured: from the first part of the step.
+      moved: from the second part.
+      is_finite: whether gradients and updates are.
+    """
+    is_tangent_finite = {
+        name: is_finite & all_finite(tangent) for name, tangent in new.tangents.items()
+    }
+    all_usable = is_finite
+    for name, is_usable in measured.is_usable.items():
+        all_usable &= is_usable & is_tangent_finite[name]
+    keep = lambda new, old: jax.tree.map(
+        lambda new, old: jnp.where(is_finite, as_dtype_of(new, old), old), new, old
+    )
+    signal_product = sum(
+        (signal * state.signals[name] for name, signal in measured.signals.items()),
+        start=jnp.zeros_like(state.signal_product),
+    )
+    return HypergradientState(
+        count=keep(optax.safe_increment(state.count), state.count),
+        hyperparams=keep(moved.values, state.hyperparams),
+        hypergradients=where(is_finite, measured.hypergradients, 0),
+        discount=keep(measured.discount, state.discount),
+        hyper_learning_rate=keep(moved.rate, state.hyper_learning_rate),
+        tangents=where(is_tangent_finite, new.tangents, 0),
+        inner_state=keep(new.inner_state, state.inner_state),
+        num_non_finite=state.num_non_finite + (~all_usable).astype(jnp.int32),
+        signals=where(is_finite, measured.signals, 0),
+        signal_product=jnp.where(is_finite, signal_product, 0),
+        discount_count=keep(measured.discount_count, state.discount_count),
+        direct_tangents=new.direct_tangents
+        and where(is_tangent_finite, new.direct_tangents, 0),
+        hyper_state=keep(moved.hyper_state, state.hyper_state),
+    )

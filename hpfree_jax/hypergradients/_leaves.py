@@ -1,4 +1,4 @@
-"""Trees of leaves in the precision of the scalars, and back in that of params."""
+"""Trees of leaves in the precision of the scalars."""
 
 from typing import Any
 
@@ -7,13 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from hpfree_jax._base import accumulator_dtype, is_inexact, total
-
-
-def all_finite(tree):
-    """Whether no leaf holds a NaN or an infinity (or numbers whose sum overflows)."""
-    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
-    return jnp.isfinite(total(sums))
+from hpfree_jax._base import is_inexact, widen
 
 
 def where(flag: Any, tree: Any, value: ArrayLike) -> Any:
@@ -25,14 +19,8 @@ def where(flag: Any, tree: Any, value: ArrayLike) -> Any:
 
 def to_floats(tree):
     """The tree in at least the precision of scalars; MaskedNode for other leaves."""
-    dtype = accumulator_dtype()
     return jax.tree.map(
-        lambda leaf: (
-            leaf.astype(jnp.promote_types(leaf.dtype, dtype))
-            if is_inexact(leaf)
-            else optax.MaskedNode()
-        ),
-        tree,
+        lambda leaf: widen(leaf) if is_inexact(leaf) else optax.MaskedNode(), tree
     )
 
 
@@ -41,18 +29,3 @@ def as_dtype_of(new, old):
     return (
         new if jnp.issubdtype(old.dtype, jax.dtypes.extended) else new.astype(old.dtype)
     )
-
-
-def like_params(new_updates, updates, params, is_finite):
-    """The updates in the dtype of params; zero for a leaf that is not a float."""
-    new_leaves = iter(jax.tree.leaves(new_updates))
-
-    def restore(update, param):
-        if is_inexact(update):
-            new = next(new_leaves)
-            return jnp.where(is_finite, new, 0).astype(param.dtype)
-        if jnp.issubdtype(param.dtype, jnp.number) or param.dtype == bool:
-            return jnp.zeros(param.shape, param.dtype)
-        return update  # a random key, which has no zero
-
-    return jax.tree.map(restore, updates, params)

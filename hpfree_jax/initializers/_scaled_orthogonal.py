@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from hpfree_jax._base import check_in_interval
-from hpfree_jax.layouts._layout import Matrix
+from hpfree_jax.layouts import Matrix
 
 
 def scaled_orthogonal(

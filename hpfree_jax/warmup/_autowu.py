@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from hpfree_jax._base import accumulator_dtype, is_inexact, total, transformation
+from hpfree_jax._base import (
+    all_finite,
+    finish,
+    is_inexact,
+    scale_into_range,
+    transformation,
+    widen,
+)
 from hpfree_jax.warmup._checks import check_arguments, loss_of, warn_if_blind
 from hpfree_jax.warmup._phases import advance
 from hpfree_jax.warmup._schedule import make_plan
@@ -144,30 +151,23 @@ def scale_by_autowu(
         del extra_args
         state = advance(state, loss_of(value), plan)
         scale = -state.learning_rate if flip_sign else state.learning_rate
-        new_updates, is_finite = _scale(updates, params, scale)
+        leaves = [leaf for leaf in jax.tree.leaves(updates) if is_inexact(leaf)]
+        is_finite = all_finite(leaves)
+        like = updates if params is None else params
+        scaled = jax.tree.map(
+            lambda update, param: (
+                scale_into_range(scale, widen(update), param.dtype)
+                if is_inexact(update) and is_inexact(param)
+                else None
+            ),
+            updates,
+            like,
+        )
+        new_updates = finish(scaled, updates, params, is_finite)
         num_skipped = state.num_skipped + (~is_finite).astype(jnp.int32)
         return new_updates, state._replace(num_skipped=num_skipped)
 
     return transformation(init_fn, update_fn)
-
-
-def _scale(updates, params, scale):
-    """The updates times the scale in the dtype of params; 0 if one is not finite."""
-    params = updates if params is None else params
-    dtype = accumulator_dtype()
-    wide = lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, dtype))
-    leaves = [leaf for leaf in jax.tree.leaves(updates) if is_inexact(leaf)]
-    # Complex sums are finite if both of their parts are.
-    is_finite = jnp.isfinite(total([jnp.abs(jnp.sum(wide(leaf))) for leaf in leaves]))
-
-    def scaled(update, param):
-        if is_inexact(update):
-            return jnp.where(is_finite, scale * wide(update), 0).astype(param.dtype)
-        if jnp.issubdtype(param.dtype, jnp.number) or param.dtype == bool:
-            return jnp.zeros(param.shape, param.dtype)
-        return update  # a random key, which has no zero
-
-    return jax.tree.map(scaled, updates, params), is_finite
 
 
 def autowu(
