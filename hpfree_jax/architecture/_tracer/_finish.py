@@ -359,7 +359,7 @@ def _vectors(
         leader, stack_axes = _leader(
             found, shape, stacks, applications, layer_of, graph
         )
-        hows = [use.how for use in found]
+        hows = [use.role for use in found]
         first = found[0]
         contracted = first.contracted if len(shape) > len(first.contracted) else ()
         vectors.append(
