@@ -8,17 +8,17 @@ from jaxtyping import Array, PyTree
 
 from hpfree_jax._base import check_choice, is_inexact
 from hpfree_jax._paths import map_with_name
-from hpfree_jax.architecture._graph import Architecture, Layer, LeafAxes, VectorLeaf
+from hpfree_jax._weight_scale import normal, standard_deviation
+from hpfree_jax.architecture._graph import Layer, LayerGraph, LeafAxes, VectorLeaf
 from hpfree_jax.architecture._to_layout import check_params, layout_of
-from hpfree_jax.initializers._architecture_aware import normal, standard_deviation
-from hpfree_jax.initializers._scaled_orthogonal import scaled_orthogonal
-from hpfree_jax.layouts._layout import Matrix
+from hpfree_jax.initializers import scaled_orthogonal
+from hpfree_jax.layouts import Matrix
 
 
 def initialize(
     key: Array,
     params: PyTree,
-    arch: Architecture,
+    arch: LayerGraph,
     scheme: str = "principled",
     *,
     fan: str = "fan_in",
@@ -108,7 +108,7 @@ def initialize(
         )
     )
     vectors = {vector.path: vector for vector in arch.vectors}
-    others = dict.fromkeys(arch.others)
+    others = dict.fromkeys(arch.returned_leaves)
     layout = layout_of(arch, overrides=others) if scheme == "agd" else None
     weights = {
         leaf.path: (layer, leaf)
@@ -164,4 +164,4 @@ def _has_whole(layer: Layer) -> bool:
 
 
 def _constant(vector: VectorLeaf) -> float:
-    return 0.0 if vector.how == "shift" or vector.is_offset else 1.0
+    return 0.0 if vector.role == "shift" or vector.is_offset else 1.0

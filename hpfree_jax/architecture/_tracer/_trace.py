@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from hpfree_jax._base import is_inexact
 from hpfree_jax._paths import named_leaves
-from hpfree_jax.architecture._graph import Architecture
+from hpfree_jax.architecture._architecture import Architecture
 from hpfree_jax.architecture._tracer import _axes
 from hpfree_jax.architecture._tracer._build import Builder, Leaf
 from hpfree_jax.architecture._tracer._finish import finish
