@@ -136,7 +136,7 @@ def test_summary_says_it_all():
         "out    dense      4x4    4       4        2          1\n"
         "head   dense      4x3    4       3        1          1     readout\n"
         "\n"
-        "vector  follows  how\n"
+        "vector  follows  role\n"
         "------  -------  -----\n"
         "scale   table    scale\n"
         "\n"

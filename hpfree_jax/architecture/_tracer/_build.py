@@ -264,18 +264,18 @@ class Builder:
           num_groups: of a grouped convolution.
         """
         views = {view.leaf: view for view in derived.views}
-        stack_labels, looked_up = stack_labels or {}, looked_up or {}
         found = {
             leaf: _Found(
-                in_=_axes.labels_along(view.dims, in_dims)
-                | looked_up.get(leaf, NO_LABELS),
+                in_=_axes.labels_along(view.dims, in_dims),
                 out=_axes.labels_along(view.dims, out_dims),
                 position=_axes.labels_along(view.dims, position_dims),
-                stack=stack_labels.get(leaf, NO_LABELS)
-                | {axis for axis, _ in view.indexed},
+                stack=frozenset(axis for axis, _ in view.indexed),
             )
             for leaf, view in views.items()
         }
+        for leaf, axes in found.items():
+            axes.in_ |= (looked_up or {}).get(leaf, NO_LABELS)
+            axes.stack |= (stack_labels or {}).get(leaf, NO_LABELS)
         _resolve_links(views, found)
         matrices = _matrices(found)
         roles = tuple(self._role(views[leaf], found[leaf]) for leaf in matrices)

@@ -45,26 +45,11 @@ def combine(
         return [_combine_derived(derived, shape, gets_offset)]
     signals, derived = look_up_constants(builder, signals, derived)
     used = live(signals)
-    pairs = [(signal, signal.dims) for signal in used]
-    dims = latest_dims(pairs, shape)
-    if is_sum and not _one_node(used) and not any(s.is_discrete for s in used):
-        leader = latest_leader(used)
-        result = Signal(builder.sum(used), dims, leader, is_direct=True)
-    else:
-        several = is_product and len(used) > 1
-        result = builder.join_signals(used, dims, is_product=several)
-        is_linear = is_sum or (is_product and len(used) == 1)
-        is_inverse = eqn.primitive.name == "div" and isinstance(
-            values[0], Derived | Const
-        )
-        result = dataclasses.replace(
-            result,
-            is_one_hot=all(signal.is_one_hot for signal in used),
-            is_direct=_one_node(used)
-            and all(signal.is_direct for signal in used)
-            and is_linear
-            and not is_inverse,
-        )
+    result = _combine_signals(
+        builder, used, shape, is_sum=is_sum, is_product=is_product
+    )
+    if eqn.primitive.name == "div" and not isinstance(values[0], Signal):
+        result = dataclasses.replace(result, is_direct=False)
     result = with_dtype(result, eqn.outvars[0])
     target = dataclasses.replace(used[0], dims=result.dims, leader=result.leader)
     for value in derived:
@@ -72,8 +57,28 @@ def combine(
     return [result]
 
 
-def _one_node(signals: Sequence[Signal]) -> bool:
-    return len({signal.node for signal in signals}) == 1
+def _combine_signals(
+    builder: Builder,
+    signals: Sequence[Signal],
+    shape: tuple[int, ...],
+    *,
+    is_sum: bool,
+    is_product: bool,
+) -> Signal:
+    dims = latest_dims([(signal, signal.dims) for signal in signals], shape)
+    is_one_node = len({signal.node for signal in signals}) == 1
+    is_linear = is_sum or (is_product and len(signals) == 1)
+    if is_sum and not is_one_node and not any(s.is_discrete for s in signals):
+        leader = latest_leader(signals)
+        return Signal(builder.sum(signals), dims, leader, is_direct=True)
+    result = builder.join_signals(
+        signals, dims, is_product=is_product and len(signals) > 1
+    )
+    return dataclasses.replace(
+        result,
+        is_one_hot=all(signal.is_one_hot for signal in signals),
+        is_direct=is_one_node and is_linear and all(s.is_direct for s in signals),
+    )
 
 
 def _combine_derived(

@@ -38,27 +38,14 @@ def finish(builder: Builder) -> Architecture:
     matrices = {role.leaf for app in applications.values() for role in app.roles}
     _check_reads(builder, matrices, vector_uses)
     graph = _Graph(_merge_sums(builder, live), set(builder.outputs))
-    groups: dict[tuple[int, ...], list[int]] = {}  # by leaves: the uses of one layer
-    for index, application in applications.items():
-        key = tuple(sorted(role.leaf for role in application.roles))
-        groups.setdefault(key, []).append(index)
-    layer_of = {
-        index: number for number, group in enumerate(groups.values()) for index in group
-    }
-    readouts = graph.readouts()
-    blocks = graph.residual_blocks(applications)
-    layers = tuple(
-        _layer([applications[i] for i in group], builder, graph, readouts, blocks)
-        for group in groups.values()
-    )
+    groups = _uses_of_layers(applications)
+    layer_of = {index: number for number, uses in enumerate(groups) for index in uses}
+    layers = _layers(builder, graph, applications, groups)
     vectors = _vectors(
         builder,
         [use for use in vector_uses if use.leaf not in matrices],
         _Leaders(builder, applications, layers, layer_of),
     )
-    paths = [leaf.path for leaf in builder.leaves]
-    named = {vector.path for vector in vectors}
-    returned = [paths[leaf] for leaf in sorted(builder.read - matrices)]
     numbers = {node: number for number, node in enumerate(graph.nodes)}
     return Architecture(
         nodes=tuple(
@@ -70,8 +57,25 @@ def finish(builder: Builder) -> Architecture:
         leaves=tuple(
             (leaf.path, leaf.shape) for leaf in builder.leaves if leaf.is_inexact
         ),
-        returned_leaves=tuple(path for path in returned if path not in named),
+        returned_leaves=_returned_leaves(builder, matrices, vectors),
     )
+
+
+def _uses_of_layers(applications: dict[int, Application]) -> list[list[int]]:
+    """The applications of each layer: those of the same leaves."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, application in applications.items():
+        key = tuple(sorted(role.leaf for role in application.roles))
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
+
+
+def _returned_leaves(
+    builder: Builder, matrices: set[int], vectors: tuple[VectorLeaf, ...]
+) -> tuple[str, ...]:
+    known = {vector.path for vector in vectors}
+    paths = (builder.leaves[leaf].path for leaf in sorted(builder.read - matrices))
+    return tuple(path for path in paths if path not in known)
 
 
 def _node(
@@ -283,6 +287,20 @@ class _Graph:
         return tuple(sorted(members, key=repr))
 
 
+def _layers(
+    builder: Builder,
+    graph: _Graph,
+    applications: dict[int, Application],
+    groups: list[list[int]],
+) -> tuple[Layer, ...]:
+    readouts = graph.readouts()
+    blocks = graph.residual_blocks(applications)
+    return tuple(
+        _layer([applications[i] for i in group], builder, graph, readouts, blocks)
+        for group in groups
+    )
+
+
 def _layer(
     group: list[Application],
     builder: Builder,
@@ -387,7 +405,7 @@ class _Leaders:
     def leader_of(
         self, uses: list[VectorUse], shape: tuple[int, ...]
     ) -> tuple[str | None, tuple[int, ...]]:
-        """The path of the leader, or None, and the axes along which both are stacked."""
+        """The path of the leader, or None, and the axes that stack both."""
         stacks = [tuple(shape[axis] for axis in use.stack_axes) for use in uses]
         # The layer that feeds it, most often where there are several uses: at the
         # first step of a recurrent network the state is a constant, and another layer

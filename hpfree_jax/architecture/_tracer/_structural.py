@@ -117,11 +117,10 @@ def unknown(tracer: Tracer, eqn: Eqn, values: Sequence[Value]) -> Sequence[Value
 @rule("reduce")  # its code combines two numbers
 def without_rule(tracer: Tracer, eqn: Eqn, values: Sequence[Value]) -> list[Value]:
     """Signals are joined, parameters become opaque; raises where they meet."""
-    builder = tracer.builder
     signals, derived = signals_in(values), derived_in(values)
     if signals and derived:
         leaves = dict.fromkeys(view.leaf for value in derived for view in value.views)
-        paths = ", ".join(f"`{builder.leaves[leaf].path}`" for leaf in leaves)
+        paths = ", ".join(f"`{tracer.builder.leaves[leaf].path}`" for leaf in leaves)
         raise unsupported(
             eqn,
             f"it combines a signal with the parameters {paths} in a way that has no "
@@ -132,15 +131,18 @@ def without_rule(tracer: Tracer, eqn: Eqn, values: Sequence[Value]) -> list[Valu
     if not signals:
         return [Const() for _ in eqn.outvars]
     used = live(signals)
-    result = builder.join_signals(used, (), is_product=True)
-    is_one_node = len({signal.node for signal in used}) == 1
-    pairs = [(signal, signal.dims) for signal in used]
-    results: list[Value] = []
-    for var in eqn.outvars:
-        shape = shape_of(var)
-        dims = latest_dims(pairs, shape) if is_one_node else _axes.plain(shape)
-        results.append(with_dtype(dataclasses.replace(result, dims=dims), var))
-    return results
+    joined = tracer.builder.join_signals(used, (), is_product=True)
+    # Axes are followed within one node.
+    pairs = [(signal, signal.dims) for signal in used if signal.node == joined.node]
+    return [
+        with_dtype(dataclasses.replace(joined, dims=_latest(pairs, var)), var)
+        for var in eqn.outvars
+    ]
+
+
+def _latest(pairs: Sequence[tuple[Signal, Dims]], var: Any) -> Dims:
+    shape = shape_of(var)
+    return latest_dims(pairs, shape) if pairs else _axes.plain(shape)
 
 
 def _moved_signal(
@@ -193,20 +195,22 @@ def move_view(builder: Builder, eqn: Eqn, view: View, moved: Moved, index: int) 
             starts = [s for a, s, size in slices if a == axis and size == 1]
             indexed.append((axis, starts[-1] if starts else builder.unique()))
             slices = [entry for entry in slices if entry[0] != axis]
-    dims = moved.outputs[index]
-    is_accounted_for = labels_along(dims) or moved.reduced or moved.squeezed
-    lost = view.lost
-    if labels_along(view.dims) and not is_accounted_for:
-        size = math.prod(shape_of(eqn.outvars[0]))
-        lost = lost or (named(eqn) if size > 1 else None)
     return dataclasses.replace(
         view,
-        dims=dims,
+        dims=moved.outputs[index],
         indexed=tuple(indexed),
         slices=tuple(slices),
         links=view.links + (((moved.reduced, 0),) if moved.reduced else ()),
-        lost=lost,
+        lost=view.lost or _lost(eqn, view, moved, index),
     )
+
+
+def _lost(eqn: Eqn, view: View, moved: Moved, index: int) -> str | None:
+    """The primitive, if nothing is known any more of axes that were known before."""
+    if math.prod(shape_of(eqn.outvars[0])) <= 1 or moved.reduced or moved.squeezed:
+        return None
+    is_lost = labels_along(view.dims) and not labels_along(moved.outputs[index])
+    return named(eqn) if is_lost else None
 
 
 # --- the rules ------------------------------------------------------------------------
