@@ -55,7 +55,7 @@ def one_operand(
     move: Move = stay,
     is_unmodified: bool = False,
     drops_offset: bool = False,
-) -> list[Value]:
+) -> Sequence[Value]:
     """The results of a primitive with one operand whose axes can be followed.
 
     Args:
