@@ -5,6 +5,11 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from typing import Literal
+
+LayerKind = Literal["dense", "conv", "embedding"]
+VectorRole = Literal["scale", "shift", "weight_scale"]
+NodeKind = Literal["input", "layer", "sum", "join"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Layer:
     """
 
     path: str
-    kind: str
+    kind: LayerKind
     fan_in: int
     fan_out: int
     kernel_size: tuple[int, ...]
@@ -104,12 +109,12 @@ class VectorLeaf:
     path: str
     leader: str | None
     stack_axes: tuple[int, ...] = ()
-    role: str = "shift"
+    role: VectorRole = "shift"
     is_offset: bool = False
     in_axes: tuple[int, ...] = ()
 
     @property
-    def how(self) -> str:
+    def how(self) -> VectorRole:
         """The former name of :attr:`role`."""
         return self.role
 
@@ -126,7 +131,7 @@ class Node:
       label: for an input, which one.
     """
 
-    kind: str
+    kind: NodeKind
     preds: tuple[int, ...] = ()
     layer: int = -1
     fan_in: int = 0

@@ -1,6 +1,7 @@
 """Draws every parameter of a traced model at the scale that its graph asks for."""
 
 import math
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +15,18 @@ from hpfree_jax.architecture._to_layout import check_params, layout_of
 from hpfree_jax.initializers import scaled_orthogonal
 from hpfree_jax.layouts import Matrix
 
+Fan = Literal["fan_in", "fan_out"]
+Degree = Literal["target", "source"]
+
 
 def initialize(
     key: Array,
     params: PyTree,
     arch: LayerGraph,
-    scheme: str = "principled",
+    scheme: Literal["principled", "agd"] = "principled",
     *,
-    fan: str = "fan_in",
-    degree: str = "target",
+    fan: Fan = "fan_in",
+    degree: Degree = "target",
 ) -> PyTree:
     r"""Draws all parameters of a traced model anew.
 
@@ -92,8 +96,8 @@ def initialize(
     {'a': '0.13', 'b': '0.13', 'c': '0.03'}
     """
     check_choice("scheme", scheme, ("principled", "agd"))
-    check_choice("fan", fan, ("fan_in", "fan_out"))
-    check_choice("degree", degree, ("target", "source"))
+    check_choice("fan", fan, get_args(Fan))
+    check_choice("degree", degree, get_args(Degree))
     if scheme == "agd" and (fan, degree) != ("fan_in", "target"):
         raise ValueError(
             '`fan` and `degree` belong to the scheme "principled"; "agd" takes its '
@@ -138,7 +142,7 @@ def initialize(
 
 
 def _scale(
-    layer: Layer, leaf: LeafAxes, shape: tuple[int, ...], fan: str, degree: str
+    layer: Layer, leaf: LeafAxes, shape: tuple[int, ...], fan: Fan, degree: Degree
 ) -> float:
     is_readout = layer.readout_fan_in > 0
     if leaf.is_factor and (not leaf.is_last or _has_whole(layer)):

@@ -5,6 +5,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
+from hpfree_jax.architecture._graph import LayerKind, NodeKind, VectorRole
 from hpfree_jax.architecture._tracer import _axes
 from hpfree_jax.architecture._tracer._axes import NO_LABELS, PRODUCED, Dims, Labels
 from hpfree_jax.architecture._tracer._values import (
@@ -22,7 +23,7 @@ from hpfree_jax.architecture._tracer._values import (
 class RawNode:
     """A node of the growing graph; ``direct[i]``: ``preds[i]`` comes unmodified."""
 
-    kind: str
+    kind: NodeKind
     preds: tuple[int, ...]
     direct: tuple[bool, ...] = ()
     application: int = -1
@@ -56,7 +57,7 @@ class Application:
     """One use of a layer: a contraction, a convolution or a lookup."""
 
     node: int
-    kind: str
+    kind: LayerKind
     roles: tuple[MatrixRole, ...]  # the leaf that names the layer comes first
     fan_in: int
     fan_out: int
@@ -72,7 +73,7 @@ class VectorUse:
     leaf: int
     node: int
     leader: int  # an application, or -1
-    role: str  # "scale", "shift" or "weight_scale"
+    role: VectorRole
     stack_axes: tuple[int, ...]
     is_offset: bool
     contracted: Labels  # axes that were contracted before
@@ -133,7 +134,7 @@ class Builder:
 
     def add_node(
         self,
-        kind: str,
+        kind: NodeKind,
         preds: Sequence[int] = (),
         direct: Sequence[bool] = (),
         **fields,
@@ -204,7 +205,7 @@ class Builder:
             parts.unite(kinds[0], other)
         return kinds[0]
 
-    def use_vectors(self, derived: Derived, signal: Signal, role: str) -> None:
+    def use_vectors(self, derived: Derived, signal: Signal, role: VectorRole) -> None:
         """Records that parameters scale or shift a signal."""
         for view in derived.views:
             stack = {axis for axis, _ in view.indexed}
@@ -227,7 +228,7 @@ class Builder:
 
     def apply_layer(
         self,
-        kind: str,
+        kind: LayerKind,
         derived: Derived,
         signals: Sequence[Signal],
         out_shape: Sequence[int],

@@ -364,13 +364,13 @@ def _vectors(
     for index, found in sorted(uses.items()):
         leaf, contracted = builder.leaves[index], found[0].contracted
         leader, stack_axes = leaders.leader_of(found, leaf.shape)
-        roles = [use.role for use in found]
+        scales = [use.role for use in found if use.role != "shift"]
         vectors.append(
             VectorLeaf(
                 path=leaf.path,
                 leader=leader,
                 stack_axes=stack_axes,
-                role=next((role for role in roles if role != "shift"), "shift"),
+                role=scales[0] if scales else "shift",
                 is_offset=any(use.is_offset for use in found),
                 in_axes=tuple(sorted(contracted))
                 if len(leaf.shape) > len(contracted)
