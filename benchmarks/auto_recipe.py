@@ -22,11 +22,11 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import optax
+from hpfree_jax.comparison._datasets import load_datasets
 
 import hpfree_jax as hp
 from hpfree_jax._auto import DECAY, MOMENTUM, RATE, READOUT, _ranks, _roles
 from hpfree_jax._paths import map_with_name
-from hpfree_jax.comparison._datasets import load_datasets
 from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._runner import Runner
 from hpfree_jax.comparison._specs import MethodSpec, parse_method

@@ -14,9 +14,9 @@ import dataclasses
 import statistics
 
 import optax
+from hpfree_jax.comparison._datasets import load_datasets
 
 import hpfree_jax as hp
-from hpfree_jax.comparison._datasets import load_datasets
 from hpfree_jax.comparison._runner import Rhythm, Runner
 from hpfree_jax.comparison._specs import MethodSpec
 from hpfree_jax.comparison._suites import SUITES

@@ -8,8 +8,9 @@ turns and the smallest of their times counts, since other programs only add to t
 
 import sys
 
-from hpfree_jax.comparison import TaskSpec
 from hpfree_jax.comparison._datasets import load_datasets
+
+from hpfree_jax.comparison import TaskSpec
 from hpfree_jax.comparison._runner import Rhythm, Runner
 from hpfree_jax.comparison._specs import parse_method, parse_model
 from hpfree_jax.models import MODELS
