@@ -58,7 +58,7 @@ class Runner:
         self._functions = {}  # by the number of seeds at once
 
     def prepare(self, seed: int) -> tuple[Task, TrainState]:
-        """Returns the state before the first step: a function of task, init and seed."""
+        """Returns the state before the first step, which init and seed determine."""
         config = run_config(self._spec, self._method, seed)
         return prepare(config, self._dataset, self._spec.steps)
 
