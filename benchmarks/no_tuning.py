@@ -23,7 +23,6 @@ from pathlib import Path
 import jinja2
 
 from hpfree_jax.commands._bench import measure
-from hpfree_jax.comparison._runner import machine, now
 from hpfree_jax.comparison._specs import parse_method
 from hpfree_jax.comparison._standings import TIMED_AGAINST, Standings
 from hpfree_jax.comparison._standings_tables import (
@@ -45,6 +44,7 @@ from hpfree_jax.comparison._suite_runs import (
 from hpfree_jax.comparison._suites import SUITES
 from hpfree_jax.comparison._tables import Table
 from hpfree_jax.training import METHODS
+from hpfree_jax.training.engine import machine, now
 
 FOLDER = Path(__file__).with_suffix("")
 RESULTS, SESSIONS = FOLDER / "results.csv", FOLDER / "sessions.json"

@@ -106,7 +106,8 @@ def compile_steps(step: Callable, feed: Feed, state: Any, first: int, num_steps:
     place = feed.get_state()
     copy = jax.tree.map(lambda x: x.copy(), state)
     jax.block_until_ready(step(copy, feed.read(first), num_steps))
-    feed.set_state(place)
+    if place is not None:
+        feed.set_state(place)
 
 
 def stack(trees: Sequence[Any]) -> Any:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -116,7 +116,7 @@ def windows(
     shardings: StepShardings | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Reporter | None = None,
-) -> Iterator[Window]:
+) -> Generator[Window, None, None]:
     """Trains from one state a seed to the last step, and yields each window.
 
     Metrics stay on the device until the end of a window; only then does the host wait
@@ -145,7 +145,10 @@ def windows(
     evaluations = make_evaluations(tasks, functions.sums, test_examples)
     state, step = stack(states), int(states[0].step)
     rows = [] if pending is None or not pending.size else [pending]
-    calls = _Calls(intervals, tasks[0], steps_per_call)
+    on_cpu = jax.default_backend() == "cpu"
+    if not tasks[0].dataset.is_resident or (on_cpu and steps_per_call is None):
+        steps_per_call = 1
+    calls = Calls(intervals, tasks[0].steps_per_epoch, steps_per_call)
     feed = make_feed(tasks, None if shardings is None else shardings.batch)
 
     def window(is_complete: bool) -> Window:
@@ -192,30 +195,27 @@ def _fetch(rows: list, num_seeds: int) -> np.ndarray:
     return np.concatenate(jax.device_get(rows), axis=1)
 
 
-class _Calls:
+class Calls(NamedTuple):
     """How many steps each compiled call makes, none beyond a window or an epoch."""
 
-    def __init__(self, intervals: Intervals, task: Task, most: int | None):
-        on_cpu = most is None and jax.default_backend() == "cpu"
-        if on_cpu or not task.dataset.is_resident:
-            most = 1
-        self._intervals, self._most = intervals, most
-        self._steps_per_epoch = task.steps_per_epoch
+    intervals: Intervals
+    steps_per_epoch: int
+    most: int | None  # None: powers of two
 
     def size(self, step: int) -> int:
         """Returns the number of steps in the call after this step."""
-        per_epoch = self._steps_per_epoch
-        room = min(self._intervals.steps_left(step), per_epoch - step % per_epoch)
-        if self._most is None:
+        per_epoch = self.steps_per_epoch
+        room = min(self.intervals.steps_left(step), per_epoch - step % per_epoch)
+        if self.most is None:
             return 1 << (room.bit_length() - 1)
-        return min(self._most, room)
+        return min(self.most, room)
 
     def sizes(self, step: int) -> set[int]:
         """Returns all numbers of steps in the calls from this step on."""
-        if self._most == 1:
-            return {1} if step < self._intervals.total_steps else set()
+        if self.most == 1:
+            return {1} if step < self.intervals.total_steps else set()
         found = set()
-        while step < self._intervals.total_steps:
+        while step < self.intervals.total_steps:
             found.add(self.size(step))
             step += self.size(step)
         return found
