@@ -14,7 +14,7 @@ from hpfree_jax.comparison._config import CompareConfig, default_directory
 from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._records import LOGGER, RunRecord, write_result
 from hpfree_jax.comparison._report import render_report
-from hpfree_jax.comparison._results import Summary, summarise
+from hpfree_jax.comparison._results import Results
 from hpfree_jax.comparison._rows import table_bytes
 from hpfree_jax.comparison._runner import Runner, Stopped
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
@@ -36,7 +36,7 @@ class Comparison:
     """How a comparison ended, and where its files are."""
 
     directory: Path
-    summary: Summary | None  # None if it was interrupted
+    summary: Results | None  # None if it was interrupted
     runs_made: int  # in this session
     runs_found: int  # made before
 
@@ -80,7 +80,9 @@ def compare(
         damage = (note for data in datasets.values() for note in data.damage())
         for note in dict.fromkeys(damage):  # tasks may share a dataset
             LOGGER.warning(note)
-        summary = summarise(plan, session.read, config.target, config.grid_choice)
+        summary = Results(
+            plan, session.read, target=config.target, grid_choice=config.grid_choice
+        )
         write_result(
             directory / f"results.{config.table}", table_bytes(summary, config.table)
         )
