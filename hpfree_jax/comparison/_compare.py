@@ -194,7 +194,7 @@ def load_datasets(
     opened: dict[str, AnyDataset] = {}
     found = {}
     for task in tasks:
-        settings = MODELS[task.model].settings
+        settings = MODELS[task.model].defaults
         context = task.model_settings.get("context") or settings.get("context", 0)
         if task.dataset not in opened:
             opened[task.dataset] = open_dataset(task.dataset, data_dir, context)
