@@ -1,4 +1,4 @@
-"""The pictures of the report: Matplotlib figures, and SVG to be put into a page."""
+"""The figures of the report, with Matplotlib, and as SVG elements of a page."""
 
 import io
 import itertools
@@ -29,9 +29,9 @@ def line_styles(labels: Sequence[str]) -> dict[str, Style]:
 
 
 def draw_curves(results: Results, task: TaskSpec) -> Any:
-    """Losses, accuracy and effective rate of a task over the steps.
+    """Losses, accuracy and effective learning rate on a task over the steps.
 
-    A line is the mean over the seeds and the band reaches from the smallest to the
+    A line is the mean over the seeds and the band ranges from the smallest to the
     largest; a cross marks where a seed diverged.
     """
     figure = new_figure(11, 7.6)
@@ -65,7 +65,7 @@ def draw_curves(results: Results, task: TaskSpec) -> Any:
 
 
 def draw_profiles(results: Results) -> Any:
-    """The share of tasks within a factor of the best time, in steps and seconds."""
+    """The performance profiles, in steps and in seconds."""
     figure = new_figure(11, 4.6)
     styles = line_styles([method.label for method in results.plan.methods])
     for axes, unit in zip(figure.subplots(1, 2), ("steps", "seconds"), strict=True):
@@ -77,7 +77,7 @@ def draw_profiles(results: Results) -> Any:
         axes.set(
             title=f"{unit.capitalize()} to target",
             xlabel="factor of the best time",
-            ylabel="share of tasks",
+            ylabel="fraction of tasks",
             xlim=(1, MAX_FACTOR),
             ylim=(-0.03, 1.03),
         )
