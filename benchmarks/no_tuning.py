@@ -37,8 +37,8 @@ from hpfree_jax.comparison import (
     targets_by_task,
     write_runs,
 )
-from hpfree_jax.comparison._runner import machine, now
 from hpfree_jax.training import METHODS
+from hpfree_jax.training.engine import machine, now
 
 FOLDER = Path(__file__).with_suffix("")
 RESULTS, SESSIONS = FOLDER / "results.csv", FOLDER / "sessions.json"

@@ -89,7 +89,7 @@ class ModelConfig:
             *("depth", "width", "channels", "kernel_size", "cells", "growth"),
             *("heads", "context"),
         )
-        choose_settings(f"model {self.model}", self.model_settings, model.settings)
+        choose_settings(f"model {self.model}", self.model_settings, model.defaults)
 
 
 def check_positive(config: Any, *names: str) -> None:
