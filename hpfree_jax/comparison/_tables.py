@@ -14,8 +14,7 @@ from hpfree_jax.comparison._results import (
     score_name,
 )
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
-from hpfree_jax.methods._registry import depends_on_total_steps
-from hpfree_jax.training import METHODS
+from hpfree_jax.methods import METHODS, depends_on_total_steps
 
 MAX_STEPS_RATIO = 0.6  # of the tuned Adam's steps, to its final training loss
 
