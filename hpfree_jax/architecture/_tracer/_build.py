@@ -267,16 +267,15 @@ class Builder:
         views = {view.leaf: view for view in derived.views}
         found = {
             leaf: _Found(
-                in_=_axes.labels_along(view.dims, in_dims),
+                in_=_axes.labels_along(view.dims, in_dims)
+                | (looked_up or {}).get(leaf, NO_LABELS),
                 out=_axes.labels_along(view.dims, out_dims),
                 position=_axes.labels_along(view.dims, position_dims),
-                stack=frozenset(axis for axis, _ in view.indexed),
+                stack=(stack_labels or {}).get(leaf, NO_LABELS)
+                | {axis for axis, _ in view.indexed},
             )
             for leaf, view in views.items()
         }
-        for leaf, axes in found.items():
-            axes.in_ |= (looked_up or {}).get(leaf, NO_LABELS)
-            axes.stack |= (stack_labels or {}).get(leaf, NO_LABELS)
         _resolve_links(views, found)
         matrices = _matrices(found)
         roles = tuple(self._role(views[leaf], found[leaf]) for leaf in matrices)
@@ -300,21 +299,23 @@ class Builder:
             num_inputs=-(-num_inputs // (num_slices or {}).get(main.leaf, 1))
             * self._repeats_of(view),
         )
+        output = self._add_application(application, signals)
+        others = tuple(view for leaf, view in views.items() if leaf not in matrices)
+        self.use_vectors(Derived(others), output, "weight_scale")
+        dims = _axes.produced(out_shape, produced)
+        return dataclasses.replace(output, dims=dims, is_direct=True)
+
+    def _add_application(
+        self, application: Application, signals: Sequence[Signal]
+    ) -> Signal:
+        """The output of a new node, without its axes."""
         for signal in signals:
             self.note_use(signal)
         index = len(self.applications)
         self.applications.append(application)
-        node = self.add_node(
-            "layer",
-            list(dict.fromkeys(signal.node for signal in signals)),
-            application=index,
-        )
-        others = tuple(view for leaf, view in views.items() if leaf not in matrices)
-        self.use_vectors(
-            Derived(others), Signal(node, (), leader=index), "weight_scale"
-        )
-        dims = _axes.produced(out_shape, produced)
-        return Signal(node, dims, leader=index, is_direct=True)
+        preds = list(dict.fromkeys(signal.node for signal in signals))
+        node = self.add_node("layer", preds, application=index)
+        return Signal(node, (), leader=index)
 
     def _role(self, view: View, found: "_Found") -> MatrixRole:
         """What each axis of a leaf does, or an error that names the axis."""

@@ -9,6 +9,7 @@ from hpfree_jax.architecture._graph import (
     LeafAxes,
     Node,
     VectorLeaf,
+    VectorRole,
 )
 from hpfree_jax.architecture._tracer._build import (
     Application,
@@ -364,7 +365,7 @@ def _vectors(
     for index, found in sorted(uses.items()):
         leaf, contracted = builder.leaves[index], found[0].contracted
         leader, stack_axes = leaders.leader_of(found, leaf.shape)
-        scales = [use.role for use in found if use.role != "shift"]
+        scales: list[VectorRole] = [use.role for use in found if use.role != "shift"]
         vectors.append(
             VectorLeaf(
                 path=leaf.path,
