@@ -456,6 +456,34 @@ def a_non_finite_step_does_not_corrupt(method):
         assert_finite(update(grads, jnp.full((), bad), state))
 
 
+@rule
+def finite_gradients_at_the_ends_of_the_range_give_finite_updates(method):
+    for dtype in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64):
+        with jax.enable_x64(dtype == jnp.float64):
+            tx, params = method.make(), make_params(dtype)
+            extra_args = method.extra_args(quadratic, params)
+            update = jax.jit(
+                lambda grads, state, tx=tx, params=params, extra_args=extra_args: (
+                    tx.update(grads, state, params, **extra_args)
+                )
+            )
+            for grads in extreme_gradients(jax.grad(quadratic)(params), dtype):
+                state = tx.init(params)
+                for _ in range(3):
+                    updates, state = update(grads, state)
+                    assert_finite(updates)
+
+
+def extreme_gradients(grads, dtype):
+    """All huge, all tiny, one module of each, and one huge entry in each leaf."""
+    info = jnp.finfo(dtype)
+    largest = float(info.max)
+    huge = jax.tree.map(lambda leaf: jnp.full_like(leaf, largest), grads)
+    tiny = jax.tree.map(lambda leaf: jnp.full_like(leaf, float(info.tiny)), grads)
+    spike = lambda leaf: leaf.ravel().at[0].set(largest).reshape(leaf.shape)
+    return huge, tiny, {**huge, "fc2": tiny["fc2"]}, jax.tree.map(spike, grads)
+
+
 # Rule 4: any pytree
 
 

@@ -25,6 +25,8 @@ def descend(state, grads, params):
     def step(g, p):
         if not is_inexact(g):
             return jnp.zeros_like(p)
+        limit = float(jnp.finfo(p.dtype).max) / 2  # the rate is 2
+        g = jnp.clip(g, -limit, limit)
         return jnp.where(finite, -state.learning_rate * g, 0).astype(p.dtype)
 
     return jax.tree.map(step, grads, params)
@@ -172,6 +174,9 @@ BROKEN = {
     "zero_gradients_at_the_start_do_no_harm": method(update=normalised),
     "a_non_finite_step_does_not_corrupt": method(
         update=lambda state, grads, params: optax.tree.scale(-0.1, grads)
+    ),
+    "finite_gradients_at_the_ends_of_the_range_give_finite_updates": method(
+        update=normalised
     ),
     "every_container_gives_the_same_numbers": method(
         update=lambda state, grads, params: dict(grads.items())

@@ -46,7 +46,7 @@ class TaskSpec:
         return dataset_kind(self.dataset) == "tokens"
 
     def identity(self) -> dict[str, Any]:
-        """What the result depends on; when it is looked at, the rhythm says."""
+        """What the result depends on; when it is evaluated, the intervals say."""
         fields = dataclasses.asdict(self)
         del fields["evaluate_every"]
         return fields
@@ -87,7 +87,7 @@ def parse_model(text: str) -> tuple[str, dict[str, Any]]:
     ('fcn', {'depth': 8, 'bias': True})
     """
     name, given = _split(text, "models")
-    defaults = look_up("model", name, MODELS).settings
+    defaults = look_up("model", name, MODELS).defaults
     settings = _typed(text, given, defaults)
     choose_settings(f"model {name}", settings, defaults)
     return name, settings
