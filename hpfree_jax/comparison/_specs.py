@@ -47,7 +47,7 @@ class TaskSpec:
         return dataset_kind(self.dataset) == "tokens"
 
     def identity(self) -> dict[str, Any]:
-        """What the result depends on; when it is looked at, the rhythm says."""
+        """What the result depends on; when it is evaluated, the intervals say."""
         fields = dataclasses.asdict(self)
         del fields["evaluate_every"]
         return fields
