@@ -14,7 +14,7 @@ from hpfree_jax._errors import UserError, look_up
 from hpfree_jax.commands._arguments import parse_arguments
 from hpfree_jax.commands._compare import print_tables
 from hpfree_jax.comparison._specs import (
-    NAMES,
+    METHOD_NAMES,
     MethodSpec,
     TaskSpec,
     parse_method,
@@ -41,7 +41,10 @@ class BenchConfig:
     compiled step.
     """
 
-    methods: Annotated[tuple[str, ...], option("Methods.", NAMES)] = ("auto", "agd")
+    methods: Annotated[tuple[str, ...], option("Methods.", METHOD_NAMES)] = (
+        "auto",
+        "agd",
+    )
     model: Annotated[str, option("Network, as fcn:depth=8.", MODELS)] = "fcn"
     dataset: Annotated[
         str | None,

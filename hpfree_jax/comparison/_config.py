@@ -13,7 +13,7 @@ from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._results import CHOICES
 from hpfree_jax.comparison._rows import FORMATS
 from hpfree_jax.comparison._specs import (
-    NAMES,
+    METHOD_NAMES,
     MethodSpec,
     TaskSpec,
     parse_method,
@@ -54,7 +54,7 @@ class CompareConfig:
     --output-dir.
     """
 
-    methods: Annotated[tuple[str, ...], option("Methods.", NAMES)] = (
+    methods: Annotated[tuple[str, ...], option("Methods.", METHOD_NAMES)] = (
         *("agd", "adam", "prodigy"),
     )
     suite: Annotated[
