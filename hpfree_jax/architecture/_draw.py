@@ -3,6 +3,7 @@
 import collections
 from typing import Any
 
+from hpfree_jax._errors import needs_extra
 from hpfree_jax.architecture._graph import Architecture, Layer
 
 COLORS = {"input": "#d9d9d9", "layer": "#a6cee3", "sum": "#fdbf6f", "join": "#b2df8a"}
@@ -131,7 +132,8 @@ def to_dot(arch: Architecture) -> str:
 
 def plot(arch: Architecture, ax: Any = None) -> Any:
     """Draws the graph from top to bottom, one row for each step of the longest path."""
-    from matplotlib.figure import Figure
+    with needs_extra("arch.plot()", "train"):
+        from matplotlib.figure import Figure
 
     rows = _rows(arch)
     places = _places(arch, rows)

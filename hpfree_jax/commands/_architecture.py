@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from hpfree_jax._errors import UserError, look_up
+from hpfree_jax.commands import ExitCode
 from hpfree_jax.commands._arguments import parse_arguments
 from hpfree_jax.data import DATASETS
 from hpfree_jax.models import MODELS, abstract_model
@@ -91,7 +92,7 @@ def run_architecture(args: list[str]) -> int:
     if config.plot is not None:
         _draw(arch, config.plot)
         print(f"graph: {config.plot}")
-    return 0
+    return ExitCode.DONE
 
 
 def _draw(arch, path: Path) -> None:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hpfree_jax._errors import UserError, look_up
+from hpfree_jax._table import Table, print_tables
+from hpfree_jax.commands import ExitCode
 from hpfree_jax.commands._arguments import parse_arguments
-from hpfree_jax.commands._compare import print_tables
 from hpfree_jax.comparison._specs import (
     NAMES,
     MethodSpec,
@@ -21,7 +22,6 @@ from hpfree_jax.comparison._specs import (
     parse_model,
     run_config,
 )
-from hpfree_jax.comparison._tables import Table
 from hpfree_jax.data import DATASETS, Dataset, TokenDataset
 from hpfree_jax.models import MODELS
 from hpfree_jax.training import LOSSES
@@ -75,7 +75,7 @@ def run_bench(args: list[str]) -> int:
     """
     config = parse_arguments(args, BenchConfig(), PROGRAM)
     print_tables([bench(config)])
-    return 0
+    return ExitCode.DONE
 
 
 def bench(config: BenchConfig) -> Table:

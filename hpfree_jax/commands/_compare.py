@@ -2,6 +2,8 @@
 
 import shlex
 
+from hpfree_jax._table import Table, print_tables
+from hpfree_jax.commands import ExitCode
 from hpfree_jax.commands._arguments import parse_arguments
 from hpfree_jax.comparison._compare import compare
 from hpfree_jax.comparison._config import CompareConfig
@@ -10,10 +12,9 @@ from hpfree_jax.comparison._standings import Standings, timed_runs
 from hpfree_jax.comparison._standings_tables import leaderboard
 from hpfree_jax.comparison._suite_runs import find_runs
 from hpfree_jax.comparison._suites import SUITES
-from hpfree_jax.comparison._tables import Table, score_table, task_table
+from hpfree_jax.comparison._tables import score_table, task_table
 
 PROGRAM = "hpfree compare"
-INTERRUPTED = 130
 
 
 def run_compare(args: list[str]) -> int:
@@ -30,7 +31,7 @@ def run_compare(args: list[str]) -> int:
             rest = [*args, "--output-dir", str(result.directory)]
         print("stopped; what was finished is kept; to continue:")
         print(f"  {PROGRAM} {shlex.join(rest)}", flush=True)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     print(f"runs: {result.runs_made} made, {result.runs_found} found")
     if config.suite is None:
         tables = _tables(result.summary)
@@ -41,33 +42,9 @@ def run_compare(args: list[str]) -> int:
     print_tables(tables)
     print(f"table: {result.directory / f'results.{config.table}'}")
     print(f"report: {result.directory / 'report.html'}")
-    return 0
+    return ExitCode.DONE
 
 
 def _tables(summary: Summary) -> list[Table]:
     tables = [task_table(summary, task) for task in summary.plan.tasks]
     return [*tables, score_table(summary)] if len(tables) > 1 else tables
-
-
-def print_tables(tables: list[Table]) -> None:
-    """Prints tables, as wide as a terminal."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200
-    for table in tables:
-        console.print(_rich(table))
-
-
-def _rich(table: Table):
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
-    for index, heading in enumerate(table.headings):
-        shown.add_column(heading, justify="right" if index else "left")
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
-    return shown

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from hpfree_jax.commands import ExitCode
 from hpfree_jax.commands._arguments import parse_arguments
 from hpfree_jax.training._config import TrainConfig
 from hpfree_jax.training._run_directory import RunDirectory
@@ -18,7 +19,6 @@ from hpfree_jax.training._train import (
 )
 
 PROGRAM = "hpfree train"
-INTERRUPTED = 130
 _FIELDS = [field.name for field in dataclasses.fields(TrainConfig)]
 
 
@@ -35,7 +35,7 @@ class TrainCommand(TrainConfig):
     ] = None
 
 
-def run_command(args: list[str]) -> int:
+def run_train(args: list[str]) -> int:
     """Trains as the arguments say; returns the exit code.
 
     Raises:
@@ -55,9 +55,9 @@ def run_command(args: list[str]) -> int:
     except StoppedError as stop:
         print("stopped at once; what was saved before stays; to continue:")
         print(f"  {resume_command(stop.directory)}", flush=True)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     _print_result(result)
-    return INTERRUPTED if result.interrupted else 0
+    return ExitCode.INTERRUPTED if result.interrupted else ExitCode.DONE
 
 
 def _config(command: TrainCommand) -> TrainConfig:

@@ -1,24 +1,14 @@
 """The tables of a comparison, as the report and the terminal both show them."""
 
-import dataclasses
 import math
-from collections.abc import Sequence
 
+from hpfree_jax._table import Table
 from hpfree_jax.comparison._format import milliseconds, number, percent, spread
 from hpfree_jax.comparison._profile import profile_score
 from hpfree_jax.comparison._results import Result, Summary
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
 from hpfree_jax.methods._registry import depends_on_total_steps
 from hpfree_jax.training import METHODS
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Rows of text under headings, the first column being words."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def task_table(summary: Summary, task: TaskSpec) -> Table:

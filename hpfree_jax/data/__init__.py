@@ -1,14 +1,17 @@
 """Datasets from TensorFlow Datasets, read without TensorFlow: arrays and streams."""
 
-from hpfree_jax.data._augmentation import Augmentation as Augmentation
-from hpfree_jax.data._batches import Batch as Batch
-from hpfree_jax.data._batches import BatchStream as BatchStream
-from hpfree_jax.data._listing import list_datasets as list_datasets
-from hpfree_jax.data._listing import print_datasets as print_datasets
-from hpfree_jax.data._registry import DATASETS as DATASETS
-from hpfree_jax.data._registry import Dataset as Dataset
-from hpfree_jax.data._registry import StreamingDataset as StreamingDataset
-from hpfree_jax.data._registry import TokenDataset as TokenDataset
-from hpfree_jax.data._registry import load_dataset as load_dataset
-from hpfree_jax.data._registry import load_tokens as load_tokens
-from hpfree_jax.data._registry import open_stream as open_stream
+from hpfree_jax._errors import needs_extra
+
+with needs_extra("hpfree_jax.data", "train"):
+    from hpfree_jax.data._augmentation import Augmentation as Augmentation
+    from hpfree_jax.data._batches import Batch as Batch
+    from hpfree_jax.data._batches import BatchStream as BatchStream
+    from hpfree_jax.data._listing import list_datasets as list_datasets
+    from hpfree_jax.data._listing import print_datasets as print_datasets
+    from hpfree_jax.data._registry import DATASETS as DATASETS
+    from hpfree_jax.data._registry import Dataset as Dataset
+    from hpfree_jax.data._registry import StreamingDataset as StreamingDataset
+    from hpfree_jax.data._registry import TokenDataset as TokenDataset
+    from hpfree_jax.data._registry import load_dataset as load_dataset
+    from hpfree_jax.data._registry import load_tokens as load_tokens
+    from hpfree_jax.data._registry import open_stream as open_stream
