@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hpfree_jax._errors import UserError, look_up
+from hpfree_jax.data._any_dataset import AnyDataset
 from hpfree_jax.data._augmentation import NO_AUGMENTATION, Augmentation
 from hpfree_jax.data._dataset import Dataset, pixel_statistics
 from hpfree_jax.data._records import Example, Records, Shape, check_features
@@ -21,6 +23,9 @@ from hpfree_jax.data._tokens import (
     character_dataset,
     read_token_files,
 )
+
+DEFAULT_CONTEXT = 256  # tokens in an example of a text
+_logger = logging.getLogger(__name__)
 
 
 class DatasetEntry(NamedTuple):
@@ -165,10 +170,55 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 
 
+def open_dataset(
+    name: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    context: int | None = None,
+) -> AnyDataset:
+    """Opens any dataset of the table, or a folder of token files, as its kind needs.
+
+    Damaged examples are left out; :meth:`AnyDataset.damage` reports them.
+
+    Args:
+      name: a key of :data:`DATASETS`, or a folder with ``train.bin`` and ``val.bin``.
+      data_dir: as for :func:`load_dataset`.
+      context: tokens in an example of a text; None: 256. Not used for images.
+
+    Raises:
+      UserError: as :func:`load_dataset` and :func:`load_tokens`.
+    """
+    name = os.fspath(name)
+    if dataset_kind(name) == "tokens":
+        return load_tokens(name, data_dir, context=context or DEFAULT_CONTEXT)
+    if DATASETS[name].kind == "stream":
+        return open_stream(name, data_dir)
+    return _load(name, data_dir)
+
+
+def dataset_kind(name: str) -> str:
+    """Returns what a dataset holds: ``images`` or ``tokens``.
+
+    A folder whose name is not in the table is taken for one of token files.
+
+    Raises:
+      UserError: if there is no such dataset or folder.
+    """
+    if name not in DATASETS and Path(name).is_dir():
+        return "tokens"
+    if name not in DATASETS and os.sep in name:
+        raise UserError(
+            f"`dataset` {name} is no folder; give one that holds train.bin and "
+            f"val.bin, or one of {', '.join(DATASETS)}"
+        )
+    kind = look_up("dataset", name, DATASETS).kind
+    return "tokens" if kind == "tokens" else "images"
+
+
 def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Reads both splits of a dataset of images into memory.
 
-    A damaged example is left out, with a printed note, if at most one in ten is.
+    A damaged example is left out if at most one in ten is; a warning is logged, and
+    ``skipped`` of the dataset says which.
 
     Args:
       name: a key of :data:`DATASETS`.
@@ -185,13 +235,19 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
         function = "open_stream" if entry.kind == "stream" else "load_tokens"
         what = "too large for the memory" if entry.kind == "stream" else "a text"
         raise UserError(f"dataset {name} is {what}: open it with data.{function}")
+    dataset = _load(name, data_dir)
+    for note in dataset.skipped:
+        _logger.warning(note)
+    return dataset
+
+
+def _load(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
+    entry = DATASETS[name]
     with _opened(name, data_dir) as builder:
         train, test = _records(entry, builder)
         train_images, train_labels = _read_all(train)
         test_images, test_labels = _read_all(test)
     notes = [note for records in (train, test) if (note := records.report())]
-    for note in notes:
-        print(f"note: {note}", flush=True)
     mean, std = _statistics(entry, [train_images])
     return Dataset(
         name,
@@ -240,7 +296,7 @@ def load_tokens(
     name: str | os.PathLike[str],
     data_dir: str | os.PathLike[str] | None = None,
     *,
-    context: int = 256,
+    context: int = DEFAULT_CONTEXT,
 ) -> TokenDataset:
     """Opens a text, as characters or as the tokens of a file.
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from hpfree_jax._errors import UserError
+from hpfree_jax.data._any_dataset import DatasetBase, Examples, evenly_spread
 from hpfree_jax.data._batches import (
     Batch,
     BatchStream,
@@ -21,10 +22,11 @@ from hpfree_jax.data._batches import (
 from hpfree_jax.data._pickles import read_pickle
 
 RESIDENT_BYTES = 2**30  # longer texts stay in their file
+TEST_WINDOWS = 2048  # in an evaluation, unless a limit is given
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TokenDataset:
+class TokenDataset(DatasetBase):
     """The tokens of a training and a validation text.
 
     An example is a window of ``context`` tokens, its targets the same window one
@@ -53,6 +55,16 @@ class TokenDataset:
     def input_shape(self) -> tuple[int]:
         """Shape of one example, of int32 tokens."""
         return (self.context,)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether an example is a window of tokens, each with its own target."""
+        return True
+
+    @property
+    def is_evaluation_resident(self) -> bool:
+        """Whether the batches of an evaluation may stay on the device."""
+        return True  # TEST_WINDOWS are few
 
     @property
     def is_resident(self) -> bool:
@@ -149,6 +161,55 @@ class TokenDataset:
         weights = (np.arange(share) < len(starts)).astype(np.float32)
         return Batch(window[:, :-1], window[:, 1:], weights)
 
+    def evaluation_examples(self, limit: int | None = None) -> Examples:
+        """Returns windows evenly spread over the validation text.
+
+        Args:
+          limit: how many; None: at most 2,048.
+        """
+        rows = evenly_spread(self.num_test, limit or TEST_WINDOWS)
+        return _examples(self.test_tokens, self.context, rows)
+
+    def evaluation_batches(
+        self, batch_size: int, limit: int | None = None
+    ) -> list[Batch]:
+        """Returns :meth:`evaluation_examples` in batches of one shape."""
+        return self.evaluation_examples(limit).batches(batch_size)
+
+    def hold_out(self, fraction: float, seed: int) -> tuple[Self, Examples | None]:
+        """Splits the end off the training text, in consecutive windows.
+
+        Args:
+          fraction: of the tokens, in [0, 1); 0 holds nothing out.
+          seed: not used, since nothing is drawn.
+
+        Returns:
+          The dataset without the end of its text, and the windows of it; None if the
+          fraction is 0.
+
+        Raises:
+          UserError: if either part is not longer than the context.
+        """
+        del seed
+        if fraction == 0:
+            return self, None
+        tokens = self.train_tokens
+        size = round(fraction * len(tokens))
+        if min(size, len(tokens) - size) <= self.context:
+            raise UserError(
+                f"`validation_fraction` {fraction:g} holds out {size} of the "
+                f"{len(tokens)} training tokens of {self.name}; both parts must be "
+                f"longer than the `context` of {self.context}"
+            )
+        rest, end = np.split(tokens, [len(tokens) - size])
+        rows = np.arange((size - 1) // self.context)
+        remaining = dataclasses.replace(self, train_tokens=rest)
+        return remaining, _examples(end, self.context, rows)
+
+    def with_context(self, context: int) -> Self:
+        """Returns the dataset with windows of another length, on the same arrays."""
+        return dataclasses.replace(self, context=context)
+
     def encode(self, text: str) -> np.ndarray:
         """Returns the tokens of a text, int32.
 
@@ -176,6 +237,12 @@ class TokenDataset:
                 "tokenizer that made them"
             )
         return self.vocabulary
+
+
+def _examples(tokens: np.ndarray, context: int, rows: np.ndarray) -> Examples:
+    """Of the windows that follow one another in a text, those of these numbers."""
+    found = tokens[rows[:, None] * context + np.arange(context + 1)].astype(np.int32)
+    return Examples(found[:, :-1], found[:, 1:])
 
 
 def character_dataset(

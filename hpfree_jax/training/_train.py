@@ -15,14 +15,7 @@ import jax
 import numpy as np
 
 from hpfree_jax._errors import UserError
-from hpfree_jax.data import (
-    Dataset,
-    StreamingDataset,
-    load_dataset,
-    load_tokens,
-    open_stream,
-)
-from hpfree_jax.data._held_out import AnyDataset
+from hpfree_jax.data import AnyDataset, open_dataset
 from hpfree_jax.models import MODELS
 from hpfree_jax.training._checkpoints import Checkpoints, Restored
 from hpfree_jax.training._config import TrainConfig, check_resumable
@@ -30,7 +23,6 @@ from hpfree_jax.training._curves import plot_curves
 from hpfree_jax.training._files import WriteError, writing
 from hpfree_jax.training._interrupt import Interrupt
 from hpfree_jax.training._loop import NonFiniteLoss, run_loop, speed_name
-from hpfree_jax.training._model_config import dataset_kind
 from hpfree_jax.training._run_directory import RunDirectory, default_directory
 from hpfree_jax.training._sample import draw_text
 from hpfree_jax.training._state import Task, TrainState, check_fits, start
@@ -155,13 +147,8 @@ def _load(config: TrainConfig) -> AnyDataset:
         if (config.width or 0) >= 2**31:
             raise OverflowError(f"width {config.width} is not below 2**31")
         check_fits(config)
-    kind = dataset_kind(config.dataset)
-    if kind == "tokens":
-        context = config.context or MODELS[config.model].settings["context"]
-        return load_tokens(config.dataset, config.data_dir, context=context)
-    if kind == "stream":
-        return open_stream(config.dataset, config.data_dir)
-    return load_dataset(config.dataset, config.data_dir)
+    context = config.context or MODELS[config.model].settings.get("context")
+    return open_dataset(config.dataset, config.data_dir, context)
 
 
 class DivergedError(UserError):
@@ -288,7 +275,9 @@ def _run(
         "epochs": result.step / task.steps_per_epoch,
         speed_name(task): result.per_second,
     }
-    if notes := _damage(task.dataset):
+    if notes := task.dataset.damage():
+        for note in notes:
+            print(f"note: {note}", flush=True)
         summary["skipped"] = notes
     with Interrupt() as interrupt:  # a picture takes a second: finish it
         opt_state = result.state.opt_state
@@ -314,20 +303,6 @@ def _run(
         summary.get("tokens_per_second"),
         sample,
     )
-
-
-def _damage(dataset: AnyDataset) -> list[str]:
-    """Returns, a line for each split, how many examples could not be read.
-
-    Those of a stream are printed; those of a dataset in memory were, when it was read.
-    """
-    if isinstance(dataset, StreamingDataset):
-        reports = [records.report() for records in (dataset.train, dataset.test)]
-        notes = [note for note in reports if note]
-        for note in notes:
-            print(f"note: {note}", flush=True)
-        return notes
-    return list(dataset.skipped) if isinstance(dataset, Dataset) else []
 
 
 def _write_results(

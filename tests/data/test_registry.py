@@ -80,14 +80,15 @@ def damage(folder, num_places):
     shard.write_bytes(content.tobytes())
 
 
-def test_damaged_examples_are_left_out_and_counted(digits_dir, capsys):
+def test_damaged_examples_are_left_out_and_counted(digits_dir, caplog):
     damage(digits_dir, 3)
     dataset = load_dataset("digits", digits_dir)
     missing = 1438 - dataset.num_train
     assert 1 <= missing <= 4
     (note,) = dataset.skipped
     assert note.startswith(f"{missing} of 1438 examples of digits/train cannot be read")
-    assert capsys.readouterr().out == f"note: {note}\n"
+    assert caplog.messages == [note]
+    assert dataset.damage() == [note]
     assert dataset.train_images.shape[0] == len(dataset.train_labels)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hpfree_jax.data._held_out import Examples
+from hpfree_jax.data import Examples
 from hpfree_jax.training import square_loss
 from hpfree_jax.training._accumulation import accumulated_grad, accumulated_loss
 from hpfree_jax.training._state import start

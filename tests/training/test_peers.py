@@ -10,7 +10,7 @@ import pytest
 from optax import contrib
 
 import hpfree_jax as hp
-from hpfree_jax.data._held_out import Examples
+from hpfree_jax.data import Examples
 from hpfree_jax.methods._contrib import PEERS
 from hpfree_jax.training import METHODS, build_optimizer, resume, square_loss, train
 from hpfree_jax.training._state import start

@@ -8,7 +8,7 @@ import optax
 import pytest
 from flax import nnx
 
-from hpfree_jax.data._held_out import Examples
+from hpfree_jax.data import Examples
 from hpfree_jax.models import MODELS, Model
 from hpfree_jax.training import square_loss
 from hpfree_jax.training._state import start

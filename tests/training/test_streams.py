@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from hpfree_jax.data import DATASETS, Augmentation, open_stream
-from hpfree_jax.data._held_out import Examples
+from hpfree_jax.data import DATASETS, Augmentation, Examples, open_stream
 from hpfree_jax.training import resume, square_loss, train
 from hpfree_jax.training._checkpoints import Checkpoints
 from hpfree_jax.training._state import start

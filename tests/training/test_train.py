@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from hpfree_jax.data import load_dataset
-from hpfree_jax.data._held_out import Examples
+from hpfree_jax.data import Examples, load_dataset
 from hpfree_jax.training import DivergedError, resume, square_loss, train
 from hpfree_jax.training._checkpoints import Checkpoints
 from hpfree_jax.training._progress import Progress
