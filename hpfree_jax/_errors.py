@@ -107,3 +107,11 @@ def choose_settings(
         key: default if given[key] is None else given[key]
         for key, default in defaults.items()
     }
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raises UserError for the first setting that is given and below 1."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"`{name}` must be at least 1, got {value}")

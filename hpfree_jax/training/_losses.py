@@ -1,6 +1,7 @@
 """Losses of a classifier, one number per example, or per token of a text."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,7 @@ def is_correct(
     return (jnp.argmax(outputs, axis=-1) == labels).astype(jnp.float32)
 
 
+Loss = Literal["square", "cross_entropy"]
 LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "square": square_loss,
     "cross_entropy": cross_entropy_loss,
