@@ -28,11 +28,10 @@ from hpfree_jax._auto import DECAY, MOMENTUM, RATE, READOUT, _ranks, _roles
 from hpfree_jax._paths import map_with_name
 from hpfree_jax.comparison._datasets import load_datasets
 from hpfree_jax.comparison._plan import Plan
+from hpfree_jax.comparison._results import suite_results
 from hpfree_jax.comparison._runner import Runner
 from hpfree_jax.comparison._specs import MethodSpec, parse_method
-from hpfree_jax.comparison._standings import Standings
-from hpfree_jax.comparison._suite_runs import read_runs
-from hpfree_jax.comparison._suites import SUITES
+from hpfree_jax.comparison._suites import SUITES, read_runs
 from hpfree_jax.methods._method import Method
 from hpfree_jax.training import METHODS
 
@@ -137,9 +136,9 @@ VARIANTS = {
 def method(name, task):
     """A variant, or Adam with the rate that the leaderboard chose for the task."""
     if name == REFERENCE:
-        standings = Standings(read_runs(LEADERBOARD), SUITES["no-tuning"])
-        assert standings.reference is not None
-        rate = standings.outcome(task, standings.reference).runs[0].learning_rate
+        results = suite_results(read_runs(LEADERBOARD), SUITES["no-tuning"])
+        assert results.reference is not None
+        rate = results.result(task, results.reference).records[0].learning_rate
         spec = parse_method(f"adam:schedule=cosine,learning_rate={rate}")
         return dataclasses.replace(spec, validation_fraction=HELD_OUT)
     METHODS[name] = Method(

@@ -10,7 +10,7 @@ one that goes on, into ``benchmarks/no_tuning/results.csv``, a row for each run;
 runs that are not in the directories stay. ``times`` times a step of each of their
 methods on each task, in turns, into ``benchmarks/no_tuning/step_times.csv``: give it
 the machine alone. ``page`` writes ``docs/leaderboard.md``.
-``marks METHOD`` prints on which tasks a method meets the marks.
+``targets METHOD`` prints which targets a method reaches on each task.
 """
 
 import argparse
@@ -23,27 +23,21 @@ from pathlib import Path
 import jinja2
 
 from hpfree_jax.commands._bench import measure
-from hpfree_jax.comparison._runner import machine, now
-from hpfree_jax.comparison._specs import parse_method
-from hpfree_jax.comparison._standings import TIMED_AGAINST, Standings
-from hpfree_jax.comparison._standings_tables import (
+from hpfree_jax.comparison import (
     MAX_STEPS_RATIO,
-    chosen_rates,
-    final_scores,
-    marks_by_task,
-    marks_met,
-    speeds,
-    steps_by_task,
-)
-from hpfree_jax.comparison._suite_runs import (
-    Found,
+    SUITES,
+    TIMED_AGAINST,
     SuiteRun,
+    Table,
     find_runs,
+    leaderboard,
+    parse_method,
     read_runs,
+    suite_results,
+    targets_by_task,
     write_runs,
 )
-from hpfree_jax.comparison._suites import SUITES
-from hpfree_jax.comparison._tables import Table
+from hpfree_jax.comparison._runner import machine, now
 from hpfree_jax.training import METHODS
 
 FOLDER = Path(__file__).with_suffix("")
@@ -52,8 +46,10 @@ TIMES = FOLDER / "step_times.csv"
 PAGE = FOLDER.parents[1] / "docs" / "leaderboard.md"
 SUITE = "no-tuning"
 TASKS = SUITES[SUITE]
-# Whose marks the page shows on each task, besides those of the best one.
+# Whose targets the page shows on each task, besides those of the best one.
 DETAILED = ("auto",)
+# What the template calls the tables of a leaderboard.
+TABLES = ("scores", "speeds", "steps", "rates", "targets")
 
 
 def collect(directories: Sequence[Path]) -> None:
@@ -71,27 +67,27 @@ def collect(directories: Sequence[Path]) -> None:
     SESSIONS.write_text(json.dumps(sessions, indent=1) + "\n")
 
 
-def merge(old: Sequence[SuiteRun], found: Sequence[Found]) -> list[SuiteRun]:
+def merge(old: Sequence[SuiteRun], found: Sequence[SuiteRun]) -> list[SuiteRun]:
     """Adds runs to the data, in place of earlier ones, and times them to the target.
 
     Raises:
       SystemExit: if that changes the target of earlier runs, whose curves are not kept.
     """
-    latest = {run.row(None).key: run for run in found}
-    new = [run.row(None) for run in latest.values()]
+    latest = {run.key: run for run in found}
     kept = [run for run in old if run.key not in latest]
-    before, after = (Standings(runs, TASKS) for runs in (old, [*kept, *new]))
-    targets = {task.name: after.target(task) for task in after.tasks}
-    for task in before.tasks:
-        is_kept = any(run.task == task.name for run in kept)
-        if is_kept and before.target(task) != targets[task.name]:
+    before, after = (
+        suite_results(runs, TASKS).targets for runs in (old, [*kept, *latest.values()])
+    )
+    rounded = lambda target: f"{target.loss:.6g}"  # as rows keep it
+    for task, target in before.items():
+        is_kept = any(run.task == task for run in kept)
+        if is_kept and rounded(after[task]) != rounded(target):
             raise SystemExit(
-                f"the tuned Adam's training loss on {task.name} is another one than "
+                f"the tuned Adam's training loss on {task} is another one than "
                 f"that of the {len(kept)} runs kept: name their directories too, or "
                 f"move {RESULTS} away"
             )
-    timed = (run.row(targets[run.task]) for run in latest.values())
-    return [*kept, *timed]
+    return [*kept, *(run.timed(after[run.task].loss) for run in latest.values())]
 
 
 def time_steps(rounds: int) -> None:
@@ -139,10 +135,10 @@ def without_grid(name: str) -> str:
 def render(runs: Sequence[SuiteRun]) -> str:
     """The page of some runs."""
     times = read_times({run.method for run in runs})
-    standings = Standings(runs, TASKS, times)
-    singles = [name for name in standings.methods if not standings.is_tuned(name)]
-    tuned = [name for name in standings.methods if standings.is_tuned(name)]
-    detailed = dict.fromkeys([*singles[:1], *(n for n in DETAILED if n in singles)])
+    results = suite_results(runs, TASKS, times)
+    singles = [method for method in results.ranking if not method.grid]
+    detailed = {own.label: own for own in singles if own.label in DETAILED}
+    detailed = {own.label: own for own in singles[:1]} | detailed
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         trim_blocks=True,
@@ -152,22 +148,18 @@ def render(runs: Sequence[SuiteRun]) -> str:
     )
     environment.filters["markdown"] = markdown
     return environment.get_template("leaderboard.md.jinja").render(
-        tasks=standings.tasks,
-        reference=standings.reference,
+        tasks=results.plan.tasks,
+        reference=results.reference,
         num_runs=len(runs),
         seeds=sorted({run.seed for run in runs}),
         days=sorted({run.when[:10] for run in runs}),
         machines=sorted({f"{run.device}, {run.platform}" for run in runs}),
         versions=sorted({run.versions for run in runs}),
-        singles=singles,
-        grids=[without_grid(name) for name in tuned],
+        singles=[method.label for method in singles],
+        grids=[without_grid(own.label) for own in results.ranking if own.grid],
         max_steps_ratio=MAX_STEPS_RATIO,
-        scores=final_scores(standings),
-        speeds=speeds(standings),
-        steps=steps_by_task(standings),
-        rates=chosen_rates(standings),
-        marks=marks_met(standings),
-        details=[marks_by_task(standings, name) for name in detailed],
+        tables=dict(zip(TABLES, leaderboard(results), strict=False)),
+        details=[targets_by_task(results, method) for method in detailed.values()],
     )
 
 
@@ -186,7 +178,8 @@ def main() -> None:
     own = commands.add_parser("times")
     own.add_argument("--rounds", type=int, default=21)
     commands.add_parser("page")
-    commands.add_parser("marks").add_argument("method")
+    targets = commands.add_parser("targets", aliases=["marks"])
+    targets.add_argument("method")
     args = parser.parse_args()
     if args.command == "collect":
         collect(args.directories)
@@ -196,10 +189,11 @@ def main() -> None:
         PAGE.write_text(render(read_runs(RESULTS)))
         print(PAGE)
     else:
-        standings = Standings(read_runs(RESULTS), TASKS)
-        if args.method not in standings.methods:
-            parser.error(f"no runs of {args.method}; of {', '.join(standings.methods)}")
-        print(markdown(marks_by_task(standings, args.method)))
+        results = suite_results(read_runs(RESULTS), TASKS)
+        methods = {method.label: method for method in results.ranking}
+        if args.method not in methods:
+            parser.error(f"no runs of {args.method}; of {', '.join(methods)}")
+        print(markdown(targets_by_task(results, methods[args.method])))
 
 
 if __name__ == "__main__":

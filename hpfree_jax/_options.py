@@ -9,4 +9,6 @@ class Option(NamedTuple):
 
     help: str
     names: Collection[str] = ()  # a table's keys; read when shown, so registered too
-    unset: str | None = None  # what happens if it is not given, where None stands for it
+    unset: str | None = (
+        None  # what happens if it is not given, where None stands for it
+    )

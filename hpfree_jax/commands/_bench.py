@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hpfree_jax._errors import UserError, look_up
+from hpfree_jax._errors import UserError, check_positive, look_up
+from hpfree_jax._options import Option
 from hpfree_jax._table import Table, print_tables
 from hpfree_jax.commands import ExitCode
-from hpfree_jax.commands._arguments import parse_arguments
-from hpfree_jax.comparison._specs import (
-    NAMES,
+from hpfree_jax.commands._arguments import parse_config
+from hpfree_jax.comparison import (
+    METHOD_NAMES,
     MethodSpec,
     TaskSpec,
     parse_method,
@@ -24,12 +25,10 @@ from hpfree_jax.comparison._specs import (
 )
 from hpfree_jax.data import DATASETS, Dataset, TokenDataset
 from hpfree_jax.models import MODELS
-from hpfree_jax.training import LOSSES
-from hpfree_jax.training._model_config import check_kind, check_positive, option
+from hpfree_jax.training import LOSSES, check_kind
 from hpfree_jax.training._state import start
 from hpfree_jax.training._steps import make_train_steps
 
-PROGRAM = "hpfree bench"
 BASE = "adamw"
 
 
@@ -43,14 +42,21 @@ class BenchConfig:
     compiled step.
     """
 
-    methods: Annotated[tuple[str, ...], option("Methods.", NAMES)] = ("auto", "agd")
-    model: Annotated[str, option("Network, as fcn:depth=8.", MODELS)] = "fcn"
+    methods: Annotated[tuple[str, ...], Option("Methods.", METHOD_NAMES)] = (
+        "auto",
+        "agd",
+    )
+    model: Annotated[str, Option("Model, as fcn:depth=8.", MODELS)] = "fcn"
     dataset: Annotated[
         str | None,
-        option("Shape of the data; None: mnist, of a gpt tiny_shakespeare.", DATASETS),
+        Option(
+            "Dataset whose shapes are used.",
+            DATASETS,
+            unset="mnist; tiny_shakespeare for a gpt",
+        ),
     ] = None
-    batch_size: Annotated[int, option("Examples in a step.")] = 128
-    rounds: Annotated[int, option("How often each method has its turn.")] = 30
+    batch_size: Annotated[int, Option("Examples per step.")] = 128
+    rounds: Annotated[int, Option("Times that each method has its turn.")] = 30
 
 
 class Cost(NamedTuple):
@@ -73,7 +79,7 @@ def run_bench(args: list[str]) -> int:
     Raises:
       UserError: for everything that the user can mend.
     """
-    config = parse_arguments(args, BenchConfig(), PROGRAM)
+    config = parse_config("bench", args, BenchConfig)
     print_tables([bench(config)])
     return ExitCode.DONE
 

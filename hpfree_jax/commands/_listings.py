@@ -4,19 +4,19 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
+from hpfree_jax._options import Option
 from hpfree_jax._table import Table, print_tables
 from hpfree_jax.commands import ExitCode
-from hpfree_jax.commands._arguments import parse_arguments
+from hpfree_jax.commands._arguments import parse_config
 from hpfree_jax.data import print_datasets
 from hpfree_jax.models import MODELS, Model
-from hpfree_jax.training._model_config import option
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelsCommand:
-    """Lists the networks: name, number of parameters, data, source, settings."""
+    """Lists the models: name, number of parameters, data, source, settings."""
 
-    markdown: Annotated[bool, option("Print Markdown, as in docs/models.md.")] = False
+    markdown: Annotated[bool, Option("Print Markdown, as in docs/models.md.")] = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +25,13 @@ class DatasetsCommand:
 
     data_dir: Annotated[
         Path | None,
-        option("TFDS directory; None: $TFDS_DATA_DIR or ~/tensorflow_datasets."),
+        Option("TFDS directory.", unset="$TFDS_DATA_DIR or ~/tensorflow_datasets"),
     ] = None
 
 
 def run_models(args: list[str]) -> int:
     """Prints the table of models; returns the exit code."""
-    if parse_arguments(args, ModelsCommand(), "hpfree models").markdown:
+    if parse_config("models", args, ModelsCommand).markdown:
         print(models_markdown())
     else:
         print_tables([_models_table()])
@@ -40,7 +40,7 @@ def run_models(args: list[str]) -> int:
 
 def run_datasets(args: list[str]) -> int:
     """Prints the table of datasets; returns the exit code."""
-    config = parse_arguments(args, DatasetsCommand(), "hpfree datasets")
+    config = parse_config("datasets", args, DatasetsCommand)
     print_datasets(config.data_dir)
     return ExitCode.DONE
 

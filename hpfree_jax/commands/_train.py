@@ -55,7 +55,14 @@ def _parse(args: list[str]) -> dict:
     model, method = (typed_value(args, general, name) for name in ("model", "method"))
     models = {name: row.settings for name, row in MODELS.items()}
     inner = typed_value(args, {"inner": Flag(str, Option(""))}, "inner")
-    methods = {name: row.all_settings for name, row in METHODS.items()}
+    methods = {
+        name: dict(
+            setting
+            for inner in row.inners or (None,)
+            for setting in row.settings_with(inner).items()
+        )
+        for name, row in METHODS.items()
+    }
     if method in METHODS:
         methods[method] = METHODS[method].settings_with(inner)
     all_models, own_model = row_flags(models, model)

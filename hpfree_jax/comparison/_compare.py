@@ -16,7 +16,7 @@ from hpfree_jax.comparison._datasets import load_datasets, report_damage
 from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._records import RunRecord, write_whole
 from hpfree_jax.comparison._report import render_report
-from hpfree_jax.comparison._results import Summary, summarise
+from hpfree_jax.comparison._results import Results
 from hpfree_jax.comparison._rows import table_bytes
 from hpfree_jax.comparison._runner import Runner, Stopped, machine, now
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
@@ -30,7 +30,7 @@ class Comparison:
     """How a comparison ended, and where its files are."""
 
     directory: Path
-    summary: Summary | None  # None if it was interrupted
+    summary: Results | None  # None if it was interrupted
     runs_made: int  # in this session
     runs_found: int  # made before
 
@@ -68,7 +68,9 @@ def compare(
             except Stopped:
                 return Comparison(directory, None, session.made, session.found)
         report_damage(datasets.values())
-        summary = summarise(plan, session.read, config.target, config.grid_choice)
+        summary = Results(
+            plan, session.read, target=config.target, grid_choice=config.grid_choice
+        )
         write_whole(
             directory / f"results.{config.table}", table_bytes(summary, config.table)
         )

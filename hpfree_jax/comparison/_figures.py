@@ -11,7 +11,7 @@ import numpy as np
 
 from hpfree_jax.comparison._profile import MAX_FACTOR, share_within
 from hpfree_jax.comparison._records import RunRecord
-from hpfree_jax.comparison._results import Summary
+from hpfree_jax.comparison._results import Results
 from hpfree_jax.comparison._specs import TaskSpec
 
 Style = Mapping[str, Any]
@@ -30,7 +30,7 @@ def line_styles(labels: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def draw_curves(summary: Summary, task: TaskSpec) -> Any:
+def draw_curves(results: Results, task: TaskSpec) -> Any:
     """Losses, accuracy and effective rate of a task over the steps.
 
     A line is the mean over the seeds and the band reaches from the smallest to the
@@ -43,14 +43,14 @@ def draw_curves(summary: Summary, task: TaskSpec) -> Any:
         ("test", "accuracy"): ("Test accuracy", "linear"),
         ("train", "learning_rate"): ("Effective learning rate", "log"),
     }
-    styles = line_styles([method.label for method in summary.plan.methods])
+    styles = line_styles([method.label for method in results.plan.methods])
     axes_of = dict(zip(panels, figure.subplots(2, 2).flat, strict=True))
     for (split, key), axes in axes_of.items():
         title, scale = panels[split, key]
         axes.set(title=title, xlabel="step", xlim=(0, task.steps))
         limits = []
-        for method in summary.plan.methods:
-            records = summary.result(task, method).records
+        for method in results.plan.methods:
+            records = results.result(task, method).records
             style = styles[method.label]
             limits += _line_with_band(axes, records, split, key, style)
         if limits:
@@ -60,7 +60,7 @@ def draw_curves(summary: Summary, task: TaskSpec) -> Any:
             axes.text(0.5, 0.5, "no method has one", ha="center", va="center",
                       transform=axes.transAxes)  # fmt: skip
         _tidy(axes)
-    target = summary.targets[task.name].loss
+    target = results.targets[task.name].loss
     if math.isfinite(target):
         top_left = axes_of["train", "loss"]
         top_left.axhline(target, color="0.4", linewidth=0.8, linestyle=(0, (1, 2)))
@@ -70,12 +70,12 @@ def draw_curves(summary: Summary, task: TaskSpec) -> Any:
     return figure
 
 
-def draw_profiles(summary: Summary) -> Any:
+def draw_profiles(results: Results) -> Any:
     """The share of tasks within a factor of the best time, in steps and seconds."""
     figure = _figure((11, 4.6))
-    styles = line_styles([method.label for method in summary.plan.methods])
+    styles = line_styles([method.label for method in results.plan.methods])
     for axes, unit in zip(figure.subplots(1, 2), ("steps", "seconds"), strict=True):
-        for label, ratios in summary.ratios(unit).items():
+        for label, ratios in results.ratios(unit).items():
             finite = sorted(ratio for ratio in ratios if ratio < MAX_FACTOR)
             factors = [1, *finite, MAX_FACTOR]
             shares = [share_within(ratios, factor) for factor in factors]

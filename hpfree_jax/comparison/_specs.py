@@ -1,5 +1,6 @@
 """What is compared: tasks and methods, and how the command line writes them."""
 
+import collections
 import contextlib
 import dataclasses
 import re
@@ -7,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpfree_jax._errors import UserError, choose_settings, look_up
-from hpfree_jax.methods._registry import method_settings
+from hpfree_jax.data import dataset_kind
+from hpfree_jax.methods import METHODS, method_settings
 from hpfree_jax.models import MODELS
-from hpfree_jax.training import METHODS, TrainConfig
-from hpfree_jax.training._model_config import dataset_kind
+from hpfree_jax.training import TrainConfig
 
 # Names that mean something else here than in the trainer: method and settings. Plain
 # gradient descent stands beside momentum, and nadamw is the baseline of AlgoPerf.
@@ -19,8 +20,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "momentum": ("sgd", {"momentum": 0.9}),
     "nadamw": ("nadamw", {"schedule": "cosine", "warmup_fraction": 0.05}),
 }
-# All names of methods, for the help text.
-NAMES = dict.fromkeys([*METHODS, *PRESETS])
+# All names of methods, those that are registered later too.
+METHOD_NAMES = collections.ChainMap(PRESETS, METHODS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ def parse_method(text: str, grid: tuple[float, ...] = ()) -> MethodSpec:
     'cosine'
     """
     name, given = _split(text, "methods")
-    look_up("method", name, NAMES)
+    look_up("method", name, METHOD_NAMES)
     method, preset = PRESETS.get(name, (name, {}))
     inner = {"inner": given["inner"]} if "inner" in given else {}
     chosen = _typed(text, given, method_settings(method, inner))
@@ -129,15 +130,9 @@ def parse_method(text: str, grid: tuple[float, ...] = ()) -> MethodSpec:
 
 
 def run_config(task: TaskSpec, method: MethodSpec, seed: int) -> TrainConfig:
-    """The configuration of one run, as the trainer has it, but for its length.
-
-    Raises:
-      UserError: if the trainer has no option for a setting of the model.
-    """
+    """The configuration of one run, as the trainer has it, but for its length."""
     known = {field.name for field in dataclasses.fields(TrainConfig)}
-    for key in task.model_settings:
-        if key not in known:
-            raise UserError(f"{task.name}: the trainer has no option `{key}`")
+    settings = {**task.model_settings, **method.settings}
     return TrainConfig(
         dataset=task.dataset,
         model=task.model,
@@ -147,8 +142,8 @@ def run_config(task: TaskSpec, method: MethodSpec, seed: int) -> TrainConfig:
         seed=seed,
         init=method.init,
         validation_fraction=method.validation_fraction,
-        **task.model_settings,
-        **method.settings,
+        **{name: settings[name] for name in settings if name in known},
+        settings={name: settings[name] for name in settings if name not in known},
     )
 
 

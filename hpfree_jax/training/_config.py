@@ -19,9 +19,7 @@ from hpfree_jax.training._model_config import (
 Init = Literal["principled", "agd", "default"]
 INITS = get_args(Init)
 # Choices of settings that the table of methods owns, for type checkers and editors.
-Schedule = Literal[
-    "constant", "cosine", "staircase", "exponential", "cosine_restarts"
-]
+Schedule = Literal["constant", "cosine", "staircase", "exponential", "cosine_restarts"]
 Inner = Literal["sgd", "adam", "adamw", "nadamw"]
 Rule = Literal["multiplicative", "additive"]
 

@@ -15,6 +15,7 @@ from hpfree_jax._settings import choose
 from hpfree_jax.data import dataset_kind
 from hpfree_jax.models import MODELS
 
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A model. None stands for not given: the model's own default, see MODELS."""

@@ -11,10 +11,15 @@ import pytest
 from hpfree_jax._errors import UserError
 from hpfree_jax.commands._compare import run_compare
 from hpfree_jax.comparison import CompareConfig, TaskSpec
+from hpfree_jax.comparison._results import suite_results
 from hpfree_jax.comparison._runner import machine, now
-from hpfree_jax.comparison._standings import Standings
-from hpfree_jax.comparison._suite_runs import find_runs, read_runs, write_runs
-from hpfree_jax.comparison._suites import NO_TUNING, SUITES
+from hpfree_jax.comparison._suites import (
+    NO_TUNING,
+    SUITES,
+    find_runs,
+    read_runs,
+    write_runs,
+)
 from hpfree_jax.models import MODELS, abstract_model
 from hpfree_jax.training._model_config import MODEL_SETTINGS, check_kind
 
@@ -91,9 +96,7 @@ def test_runs_are_found_with_their_method_and_rate(finished):
     assert {key[1:] for key in keys if key[0] == "two"} == {
         ("adamw", None), ("sgd:learning_rate=1e30", None), (TUNED, 1e-3), (TUNED, 0.1),
     }  # fmt: skip
-    (bad,) = (
-        run.row(0.0) for run in found if run.task == "two" and "sgd" in run.method
-    )
+    (bad,) = (run for run in found if run.task == "two" and "sgd" in run.method)
     assert (bad.diverged_at, bad.test_accuracy, bad.steps_to_target) == (2, None, None)
 
 
@@ -117,11 +120,10 @@ def test_collected_runs_are_timed_to_the_tuned_adam(script, finished, monkeypatc
     found = list(find_runs(finished, TINY))
     runs = script.merge([], [*found, *found])  # a run of two directories is one
     assert len(runs) == 8
-    standings = Standings(runs, TINY)
+    targets = suite_results(runs, TINY).targets
     for run in found:
-        target = standings.target(next(t for t in TINY if t.name == run.task))
-        (row,) = (row for row in runs if row.key == run.row(None).key)
-        expected = run.record.steps_to(target)
+        (row,) = (row for row in runs if row.key == run.key)
+        expected = run.record.steps_to(targets[run.task].loss)
         assert row.steps_to_target == (expected if expected < 100 else None)
     # Without the tuned Adam among the new ones its earlier runs set the target,
     part = [run for run in found if run.method == "adamw"]

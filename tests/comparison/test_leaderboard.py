@@ -8,17 +8,20 @@ import statistics
 import pytest
 
 from hpfree_jax.comparison import TaskSpec
-from hpfree_jax.comparison._standings import Standings, geometric_mean
-from hpfree_jax.comparison._standings_tables import (
+from hpfree_jax.comparison._results import suite_results
+from hpfree_jax.comparison._suites import SuiteRun, read_runs, write_runs
+from hpfree_jax.comparison._tables import (
+    check_targets,
     final_scores,
-    find_marks,
+    geometric_mean,
     leaderboard,
-    marks_by_task,
-    marks_met,
     speeds,
     steps_by_task,
+    targets_by_task,
+    targets_reached,
 )
-from hpfree_jax.comparison._suite_runs import SuiteRun, read_runs, write_runs
+
+from .records import record
 
 IMAGES = TaskSpec("images", "digits", "fcn", {}, 64, 100, "cross_entropy")
 TEXT = TaskSpec("text", "tiny_shakespeare", "gpt_char", {}, 8, 200, "cross_entropy")
@@ -64,26 +67,34 @@ RUNS = [
 ]
 
 
+def method(results, label):
+    return next(own for own in results.plan.methods if own.label == label)
+
+
+def result(results, task, label):
+    return results.results[task.name, label]
+
+
 @pytest.fixture
-def standings():
-    return Standings(RUNS, TASKS)
+def results():
+    return suite_results(RUNS, TASKS)
 
 
-def test_a_grid_is_chosen_by_the_test_score_of_the_rates_that_fail_least(standings):
-    assert standings.reference == TUNED
-    rates = [standings.outcome(task, TUNED).runs[0].learning_rate for task in TASKS]
+def test_a_grid_is_chosen_by_the_test_score_of_the_rates_that_fail_least(results):
+    assert results.reference.label == TUNED
+    rates = [result(results, task, TUNED).records[0].learning_rate for task in TASKS]
     assert rates == [1e-2, 1e-2]
     # Their training losses, .5 and .7, 1.8 and 1.9: half of the seeds get there.
-    assert [standings.target(task) for task in TASKS] == [0.7, 1.9]
+    assert [results.targets[task.name].loss for task in TASKS] == [0.7, 1.9]
 
 
-def test_ranks_are_by_mean_score_and_failures_come_last(standings):
+def test_ranks_are_by_mean_score_and_failures_come_last(results):
     # images: good .94, tuned .92, adamw .81; text, losses: tuned 2.1, good 2.4, and
     # adamw with the lowest loss of all, of the one seed that did not fail.
-    assert {name: standings.mean_rank(name) for name in standings.methods} == {
+    assert results.mean_ranks == {
         "good": 1.5, TUNED: 1.5, "adamw": 3.0,
     }  # fmt: skip
-    table = final_scores(standings)
+    table = final_scores(results)
     rows = {row[0]: row[1:] for row in table.rows}
     assert table.headings[2:4] == ["images, %", "text, loss"]
     assert rows["good"] == ("1.5", "94.0 ± 1.4", "2.4 ± 0.14", "0")
@@ -92,83 +103,99 @@ def test_ranks_are_by_mean_score_and_failures_come_last(standings):
 
 def test_equal_methods_share_their_ranks():
     runs = [run(IMAGES, name, 0.5) for name in ("a", "b")]
-    standings = Standings([*runs, run(IMAGES, "c", 0.4)], TASKS)
-    assert [standings.mean_rank(name) for name in ("a", "b", "c")] == [1.5, 1.5, 3]
+    results = suite_results([*runs, run(IMAGES, "c", 0.4)], TASKS)
+    assert results.mean_ranks == {"a": 1.5, "b": 1.5, "c": 3}
 
 
-def test_steps_and_times_are_over_those_of_the_tuned_adam_and_adamw(standings):
-    good, text = (standings.outcome(task, "good") for task in TASKS)
-    assert (good.steps_ratio, text.steps_ratio) == (0.5, math.inf)  # 1 of 2 seeds
-    assert standings.time_ratio(IMAGES, "good") == pytest.approx(3)
-    rows = {row[0]: row[1:] for row in speeds(standings).rows}
+def test_steps_and_times_are_over_those_of_the_tuned_adam_and_adamw(results):
+    good = method(results, "good")
+    ratios = [results.steps_ratio(task, good) for task in TASKS]
+    assert ratios == [0.5, math.inf]  # 1 of 2 seeds
+    assert results.time_ratio(IMAGES, good) == pytest.approx(3)
+    rows = {row[0]: row[1:] for row in speeds(results).rows}
     # Geometric means: of the steps .5 alone, of the times 3 and 2.
     assert rows["good"] == ("0.5", "1 of 2", "2.45", "1.5")
-    rows = {row[0]: row[1:] for row in steps_by_task(standings).rows}
+    rows = {row[0]: row[1:] for row in steps_by_task(results).rows}
     assert rows["good"] == ("0.5", "-")
     assert geometric_mean([0.5, 2.0, math.inf]) == 1
 
 
 def test_times_that_were_taken_in_turns_replace_those_of_the_runs():
     times = {(IMAGES.name, "good"): 5.0, (TEXT.name, "good"): 0.2}
-    standings = Standings(RUNS, TASKS, times)
-    rows = {row[0]: row[1:] for row in speeds(standings).rows}
+    results = suite_results(RUNS, TASKS, times)
+    rows = {row[0]: row[1:] for row in speeds(results).rows}
     assert rows["good"] == ("0.5", "1 of 2", "1", "2.5")
     assert rows[TUNED][2:] == ("-", "-")  # which was not timed
 
 
-def test_marks_are_differences_with_standard_errors(standings):
-    marks = find_marks(standings, IMAGES, "good")
-    assert (marks.met_tuned, marks.met_other, marks.met_steps) == (True, True, True)
-    assert marks.tuned.value == pytest.approx(0.02)
+def test_targets_are_differences_with_standard_errors(results):
+    good = method(results, "good")
+    checks = check_targets(results, IMAGES, good)
+    assert [check.is_reached for check in checks] == [True, True, True]
+    assert checks[0].difference.value == pytest.approx(0.02)
     variances = (statistics.variance([0.93, 0.95]), statistics.variance([0.90, 0.94]))
     expected = math.sqrt(variances[0] / 2 + variances[1] / 2)
-    assert marks.tuned.standard_error == pytest.approx(expected)
-    marks = find_marks(standings, TEXT, "good")
-    assert marks.tuned.value == pytest.approx(-0.3)  # a loss that is higher is worse
-    assert (marks.met_tuned, marks.met_steps) == (False, False)
-    # A failed seed misses all, whatever the others reached.
-    marks = find_marks(standings, TEXT, "adamw")
-    assert (marks.met_tuned, marks.met_other, marks.met_steps) == (False,) * 3
-    assert marks.tuned.value == pytest.approx(1.1)
-    assert {row[0]: row[1:] for row in marks_met(standings).rows} == {
+    assert checks[0].difference.standard_error == pytest.approx(expected)
+    tuned, _, steps = check_targets(results, TEXT, good)
+    # A loss that is higher is worse.
+    assert tuned.difference.value == pytest.approx(-0.3)
+    assert (tuned.is_reached, steps.is_reached) == (False, False)
+    # A diverged seed misses all, whatever the others reached.
+    checks = check_targets(results, TEXT, method(results, "adamw"))
+    assert [check.is_reached for check in checks] == [False] * 3
+    assert checks[0].difference.value == pytest.approx(1.1)
+    assert {row[0]: row[1:] for row in targets_reached(results).rows} == {
         "good": ("1 of 2", "2 of 2", "1 of 2"), "adamw": ("0 of 2",) * 3,
     }  # fmt: skip
-    row = marks_by_task(standings, "good").rows[0]
+    row = targets_by_task(results, good).rows[0]
     assert row[2] == f"+2.00 ± {100 * expected:.2f}: met"
     assert row[3].endswith(": met, adamw")
 
 
-def test_a_method_that_is_better_but_fails_is_no_rival(standings):
-    assert standings.best_other(TEXT, "adamw").runs[0].method == "good"
-    assert standings.best_other(TEXT, "good").num_failed == 1
-    assert find_marks(standings, TEXT, "good").met_other
+def test_a_method_that_is_better_but_diverges_is_no_rival(results):
+    good, adamw = (method(results, label) for label in ("good", "adamw"))
+    assert results.best_other(TEXT, adamw).method == good
+    assert results.best_other(TEXT, good).num_diverged == 1
+    assert check_targets(results, TEXT, good)[1].is_reached
 
 
 def test_what_is_not_there_is_shown_and_not_ranked():
     runs = [*RUNS, run(IMAGES, "late", 0.99)]
-    standings = Standings(runs, TASKS)
-    assert standings.methods[-1] == "late"
-    rows = {row[0]: row[1:] for row in final_scores(standings).rows}
+    results = suite_results(runs, TASKS)
+    assert results.ranking[-1].label == "late"
+    rows = {row[0]: row[1:] for row in final_scores(results).rows}
     assert rows["late"] == ("-", "99.0", "not run", "0")
-    assert all(table.rows for table in leaderboard(standings))
-    assert len(leaderboard(standings)) == 5
-    # Without the tuned Adam there is no target, nor a mark about it.
-    alone = Standings([run for run in RUNS if run.method != TUNED], TASKS)
-    assert alone.reference is alone.target(IMAGES) is None
-    assert find_marks(alone, IMAGES, "good").met_steps is None
+    assert all(table.rows for table in leaderboard(results))
+    assert len(leaderboard(results)) == 5
+    # Without the tuned Adam there is no loss to reach.
+    alone = suite_results([run for run in RUNS if run.method != TUNED], TASKS)
+    assert alone.reference is None
+    assert not alone.targets[IMAGES.name].exists
+    checks = check_targets(alone, IMAGES, method(alone, "good"))
+    assert [check.is_reached for check in checks] == [None, True, None]
     assert len(leaderboard(alone)) == 1
 
 
 @pytest.mark.parametrize(
     ("losses", "target"),
-    [((1.0, None), None), ((1.0, None, 2.0), 2.0), ((3.0, 1.0, 1.5), 1.5)],
+    [((1.0, None), -math.inf), ((1.0, None, 2.0), 2.0), ((3.0, 1.0, 1.5), 1.5)],
 )
 def test_a_failed_seed_of_the_tuned_adam_counts_as_never(losses, target):
     rows = [
         run(TEXT, TUNED, loss and 2.0, seed, rate=1e-2, loss=loss)
         for seed, loss in enumerate(losses)
     ]
-    assert Standings(rows, TASKS).target(TEXT) == target
+    assert suite_results(rows, TASKS).targets[TEXT.name].loss == target
+
+
+def test_the_tuned_adam_reaches_its_own_target_whatever_its_digits():
+    row = run(IMAGES, TUNED, 0.9, rate=1e-2, loss=1.23456)
+    row = dataclasses.replace(row, record=record([3.0, 1.2345649], every=50))
+    # The mean of both lines, which a row keeps rounded.
+    target = suite_results([row], TASKS).targets[IMAGES.name].loss
+    assert target == pytest.approx(2.11728245, rel=1e-9)
+    timed = row.timed(target)
+    assert (timed.steps_to_target, timed.record) == (100, None)
 
 
 def test_rows_survive_their_file(tmp_path):
