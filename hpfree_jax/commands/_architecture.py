@@ -112,8 +112,8 @@ def _parse(args: list[str]) -> ArchitectureCommand:
     }
     description = (
         f"{ArchitectureCommand.__doc__}\n\n    These are the options of model {model}. "
-        "Those of another are shown by, for\n    instance, hpfree architecture --model "
-        "gpt_char --help"
+        "Those of another are shown by, for instance:\n\n"
+        "    hpfree architecture --model gpt_char --help"
     )
     given = parse_arguments(
         "architecture", args, all_models | general, description, groups

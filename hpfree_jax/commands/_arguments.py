@@ -6,6 +6,8 @@ import difflib
 import inspect
 import io
 import itertools
+import shutil
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -55,7 +57,7 @@ def parse_arguments(
     command: str,
     args: list[str],
     flags: Mapping[str, Flag],
-    description: str | None,
+    description: str,
     groups: Mapping[str, Iterable[str]] | None = None,
 ) -> dict[str, Any]:
     """Returns the options that were given, by name; prints the help text if asked to.
@@ -73,20 +75,21 @@ def parse_arguments(
     """
     program = f"{PROGRAM} {command}"
     if {"-h", "--help"} & set(args):
-        groups = groups or {"": list(flags)}
-        fields = {
+        shown = {
             title: _typed_dict({name: flags[name] for name in names})
-            for title, names in groups.items()
+            for title, names in (groups or {}).items()
         }
-        _run_tyro(program, ["--help"], fields, inspect.cleandoc(description or ""))
+        _run_tyro(
+            program, ["--help"], _typed_dict(shown or flags), _wrapped(description)
+        )
     args, unset = _normalized(program, args, flags)
-    shown = io.StringIO()
+    errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(shown):
-            given = _run_tyro(program, args, {"": _typed_dict(flags)}, "")
+        with contextlib.redirect_stderr(errors):
+            given = _run_tyro(program, args, _typed_dict(flags), "")
     except SystemExit:
         raise UserError(
-            f"{_message(shown.getvalue())}; {program} --help lists the options"
+            f"{_message(errors.getvalue())}; {program} --help lists the options"
         ) from None
     return given | unset
 
@@ -94,7 +97,7 @@ def parse_arguments(
 def parse_config(command: str, args: list[str], config: type[Any]) -> Any:
     """Returns a configuration with the options that were given."""
     flags = flags_of(config)
-    return config(**parse_arguments(command, args, flags, config.__doc__))
+    return config(**parse_arguments(command, args, flags, config.__doc__ or ""))
 
 
 def row_flags(
@@ -137,23 +140,20 @@ def with_settings(given: dict[str, Any], config: type[Any]) -> dict[str, Any]:
     return {**rest, "settings": settings} if settings else rest
 
 
-def _run_tyro(
-    program: str, args: list[str], groups: Mapping[str, Any], description: str
-) -> dict[str, Any]:
-    if list(groups) == [""]:
-        fields = groups[""]
-    else:
-        fields = TypedDict("Options", dict(groups), total=False)
+def _run_tyro(program: str, args: list[str], options: Any, description: str) -> Any:
     config = (tyro.conf.OmitArgPrefixes,)
     return tyro.cli(
-        fields, prog=program, args=args, description=description, config=config
+        options, prog=program, args=args, description=description, config=config
     )
 
 
-def _typed_dict(flags: Mapping[str, Flag]) -> Any:
+def _typed_dict(fields: Mapping[str, Any]) -> Any:
     """A type whose keys are the options; those that are not given are left out."""
-    fields = {name: Annotated[flag.kind, _tyro(flag)] for name, flag in flags.items()}
-    return TypedDict("Options", fields, total=False)
+    annotated = {
+        name: Annotated[field.kind, _tyro(field)] if isinstance(field, Flag) else field
+        for name, field in fields.items()
+    }
+    return TypedDict("Options", {**annotated}, total=False)
 
 
 def _tyro(flag: Flag) -> Any:
@@ -178,6 +178,12 @@ def _tyro(flag: Flag) -> Any:
     )
 
 
+def _wrapped(text: str) -> str:
+    width = shutil.get_terminal_size().columns
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(textwrap.fill(text, width) for text in paragraphs)
+
+
 def _normalized(
     program: str, args: list[str], flags: Mapping[str, Flag]
 ) -> tuple[list[str], dict[str, None]]:
@@ -188,7 +194,7 @@ def _normalized(
     """
     words = []
     for arg in args:
-        name, sign, value = arg.partition("=")
+        name, _, value = arg.partition("=")
         split = arg.startswith("--") and value in ("True", "False", "None")
         words.extend([name, value] if split else [arg])
     rest, unset = [], {}
@@ -225,9 +231,9 @@ def _option_name(program: str, word: str, flags: Mapping[str, Flag]) -> str:
 
 
 def _message(text: str) -> str:
-    """The message in a frame that tyro drew, without its title and help text.
+    r"""The message in a frame that tyro drew, without its title and help text.
 
-    >>> print(_message("+- Title -+\\n| Bad    |\\n| option |\\n| ---- |\\n| Help |"))
+    >>> print(_message("+- Title -+\n| Bad    |\n| option |\n| ---- |\n| Help |"))
     Bad option
     """
     lines = [line.strip(" │|") for line in text.splitlines()[1:]]

@@ -76,7 +76,7 @@ def _parse(args: list[str]) -> dict:
     }
     description = (
         f"{TrainConfig.__doc__}\n\nThese are the options of model {model} and method "
-        f"{method}. Those of others are shown by, for instance,\n"
+        f"{method}. Those of others are shown by, for instance:\n\n"
         "hpfree train --model gpt_char --method marthe --help"
     )
     flags = all_models | all_methods | general
