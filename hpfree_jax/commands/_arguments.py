@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple, TypedDict
 import tyro
 
 from hpfree_jax._errors import UserError
-from hpfree_jax._options import Option
+from hpfree_jax._options import Option, types_of
 from hpfree_jax._settings import as_settings
 
 PROGRAM = "hpfree"
@@ -45,11 +45,10 @@ def flags_of(config: type) -> dict[str, Flag]:
 
 def _flag(annotation: Any, option: Option, default: Any) -> Flag:
     """Reads the type of a field; choices are checked later, by whoever uses them."""
-    kind = annotation
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-        kind = next(t for t in typing.get_args(kind) if t is not types.NoneType)
-    if typing.get_origin(kind) is typing.Literal:
-        kind, option = str, option._replace(names=typing.get_args(kind))
+    kind = next(t for t in types_of(annotation) if t is not types.NoneType)
+    for part in (annotation, *typing.get_args(annotation)):
+        if typing.get_origin(part) is typing.Literal:
+            option = option._replace(names=typing.get_args(part))
     return Flag(kind, option, default)
 
 

@@ -188,7 +188,7 @@ def _random_data(task: TaskSpec) -> Dataset | TokenDataset:
     size = 2 * task.batch_size
     if MODELS[task.model].takes_tokens:
         context = task.model_settings.get("context")
-        context = context or MODELS[task.model].settings["context"]
+        context = context or MODELS[task.model].defaults["context"]
         classes = row.num_classes or MODELS[task.model].num_classes
         tokens = generator.integers(classes, size=size * context + 1)
         tokens = tokens.astype(np.uint16)

@@ -40,4 +40,4 @@ def report_damage(datasets: Iterable[AnyDataset]) -> None:
 
 def _context(task: TaskSpec) -> int:
     given = task.model_settings.get("context")
-    return given or MODELS[task.model].settings.get("context", 0)
+    return given or MODELS[task.model].defaults.get("context", 0)

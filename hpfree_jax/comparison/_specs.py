@@ -88,7 +88,7 @@ def parse_model(text: str) -> tuple[str, dict[str, Any]]:
     ('fcn', {'depth': 8, 'bias': True})
     """
     name, given = _split(text, "models")
-    defaults = look_up("model", name, MODELS).settings
+    defaults = look_up("model", name, MODELS).defaults
     settings = _typed(text, given, defaults)
     choose_settings(f"model {name}", settings, defaults)
     return name, settings

@@ -76,11 +76,10 @@ class ModelConfig:
                 )
 
 
-_NO_SETTING = ("model", "settings")
 MODEL_SETTINGS = tuple(
     field.name
     for field in dataclasses.fields(ModelConfig)
-    if field.name not in _NO_SETTING
+    if field.name not in ("model", "settings")
 )
 
 

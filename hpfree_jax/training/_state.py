@@ -162,7 +162,7 @@ def check_fits(config: TrainConfig) -> None:
     entry = DATASETS.get(config.dataset)
     shape, classes = (entry.input_shape, entry.num_classes) if entry else (None, None)
     if MODELS[name].takes_tokens:  # a text has the model's context
-        shape = (config.context or MODELS[name].settings["context"],)
+        shape = (config.context or MODELS[name].defaults["context"],)
     with _saying_what_fits(config, config.dataset, shape):
         abstract_model(name, shape, classes, settings)
 

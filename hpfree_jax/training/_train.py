@@ -147,7 +147,7 @@ def _load(config: TrainConfig) -> AnyDataset:
         if (config.width or 0) >= 2**31:
             raise OverflowError(f"width {config.width} is not below 2**31")
         check_fits(config)
-    context = config.context or MODELS[config.model].settings.get("context")
+    context = config.context or MODELS[config.model].defaults.get("context")
     return open_dataset(config.dataset, config.data_dir, context)
 
 
