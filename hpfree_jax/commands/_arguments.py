@@ -78,14 +78,13 @@ def parse_arguments(
             title: _typed_dict({name: flags[name] for name in names})
             for title, names in (groups or {}).items()
         }
-        _run_tyro(
-            program, ["--help"], _typed_dict(shown or flags), _wrapped(description)
-        )
+        print(_wrapped(description) + "\n")  # tyro would not wrap it
+        _run_tyro(program, ["--help"], _typed_dict(shown or flags))
     args, unset = _normalized(program, args, flags)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            given = _run_tyro(program, args, _typed_dict(flags), "")
+            given = _run_tyro(program, args, _typed_dict(flags))
     except SystemExit:
         raise UserError(
             f"{_message(errors.getvalue())}; {program} --help lists the options"
@@ -93,10 +92,15 @@ def parse_arguments(
     return given | unset
 
 
-def parse_config(command: str, args: list[str], config: type[Any]) -> Any:
+def parse_config(
+    command: str,
+    args: list[str],
+    config: type[Any],
+    groups: Mapping[str, Iterable[str]] | None = None,
+) -> Any:
     """Returns a configuration with the options that were given."""
-    flags = flags_of(config)
-    return config(**parse_arguments(command, args, flags, config.__doc__ or ""))
+    flags, description = flags_of(config), config.__doc__ or ""
+    return config(**parse_arguments(command, args, flags, description, groups))
 
 
 def row_flags(
@@ -113,11 +117,13 @@ def row_flags(
     """
     rows = {name: as_settings(settings) for name, settings in table.items()}
     own = rows.pop(chosen, {})
-    flags = {
-        name: Flag(setting.type, Option(setting.help, setting.choices), setting.default)
-        for settings in (*rows.values(), own)
-        for name, setting in settings.items()
-    }
+    flags = {}
+    for name, setting in (
+        item for row in (*rows.values(), own) for item in row.items()
+    ):
+        text, _, unset = setting.help.rstrip(".").partition("; None: ")
+        option = Option(f"{text}." if text else "", setting.choices, unset)
+        flags[name] = Flag(setting.type, option, setting.default)
     return flags, list(own)
 
 
@@ -139,11 +145,9 @@ def with_settings(given: dict[str, Any], config: type[Any]) -> dict[str, Any]:
     return {**rest, "settings": settings} if settings else rest
 
 
-def _run_tyro(program: str, args: list[str], options: Any, description: str) -> Any:
+def _run_tyro(program: str, args: list[str], options: Any) -> Any:
     config = (tyro.conf.OmitArgPrefixes,)
-    return tyro.cli(
-        options, prog=program, args=args, description=description, config=config
-    )
+    return tyro.cli(options, prog=program, args=args, description="", config=config)
 
 
 def _typed_dict(fields: Mapping[str, Any]) -> Any:
@@ -152,7 +156,8 @@ def _typed_dict(fields: Mapping[str, Any]) -> Any:
         name: Annotated[field.kind, _tyro(field)] if isinstance(field, Flag) else field
         for name, field in fields.items()
     }
-    return TypedDict("Options", {**annotated}, total=False)
+    make_type: Any = TypedDict  # whose fields type checkers want written out
+    return make_type("Options", annotated, total=False)
 
 
 def _tyro(flag: Flag) -> Any:

@@ -7,6 +7,19 @@ from hpfree_jax.commands import ExitCode
 from hpfree_jax.commands._arguments import parse_config
 from hpfree_jax.comparison import CompareConfig, compare, comparison_tables
 
+# The options by title, for the help text.
+GROUPS = {
+    "method": ("methods", "grid", "grid_rates", "grid_choice", "init"),
+    "task": (
+        *("suite", "models", "datasets", "steps", "batch_size", "loss"),
+        *("validation_fraction", "data_dir"),
+    ),
+    "run": (
+        *("seeds", "parallel", "target", "log_every", "evaluate_every", "table"),
+        "output_dir",
+    ),
+}
+
 
 def run_compare(args: list[str]) -> int:
     """Compares as the arguments say; returns the exit code.
@@ -14,7 +27,7 @@ def run_compare(args: list[str]) -> int:
     Raises:
       UserError: for everything that the user can mend.
     """
-    config: CompareConfig = parse_config("compare", args, CompareConfig)
+    config: CompareConfig = parse_config("compare", args, CompareConfig, GROUPS)
     result = compare(config)
     if result.summary is None:
         rest = args

@@ -52,7 +52,8 @@ class CompareConfig:
         *("agd", "adam", "prodigy"),
     )
     suite: Annotated[
-        str | None, Option("A named set of tasks, in place of the next five.", SUITES)
+        str | None,
+        Option("A named set of tasks, in place of --models to --loss.", SUITES),
     ] = None
     models: Annotated[
         tuple[str, ...] | None, Option("Models.", MODELS, unset="fcn")

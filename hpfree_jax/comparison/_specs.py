@@ -11,7 +11,7 @@ from hpfree_jax._errors import UserError, choose_settings, look_up
 from hpfree_jax.data import dataset_kind
 from hpfree_jax.methods import METHODS, method_settings
 from hpfree_jax.models import MODELS
-from hpfree_jax.training import TrainConfig
+from hpfree_jax.training import Init, Loss, TrainConfig
 
 # Names that mean something else here than in the trainer: method and settings. Plain
 # gradient descent stands beside momentum, and nadamw is the baseline of AlgoPerf.
@@ -21,7 +21,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "nadamw": ("nadamw", {"schedule": "cosine", "warmup_fraction": 0.05}),
 }
 # All names of methods, those that are registered later too.
-METHOD_NAMES = collections.ChainMap(PRESETS, METHODS)
+METHOD_NAMES = collections.ChainMap[str, Any](PRESETS, METHODS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TaskSpec:
     model_settings: Mapping[str, Any]  # the model's own, such as depth
     batch_size: int  # examples in a step
     steps: int  # updates
-    loss: str  # a key of LOSSES
+    loss: Loss
     # Steps between two evaluations; None: as the comparison has it.
     evaluate_every: int | None = None
 
@@ -61,7 +61,7 @@ class MethodSpec:
     method: str  # a key of METHODS
     settings: Mapping[str, Any]  # all of them, defaults included
     chosen: tuple[str, ...] = ()  # the names of those that the user wrote
-    init: str | None = None  # initialisation; None: what belongs to the method
+    init: Init | None = None  # None: what belongs to the method
     validation_fraction: float | None = None  # held out; None: what the method needs
     grid: tuple[float, ...] = ()  # learning rates to choose from, for each task
 
