@@ -26,7 +26,7 @@ import optax
 import hpfree_jax as hp
 from hpfree_jax._auto import DECAY, MOMENTUM, RATE, READOUT, _ranks, _roles
 from hpfree_jax._paths import map_with_name
-from hpfree_jax.comparison._datasets import load_datasets
+from hpfree_jax.comparison._compare import load_datasets
 from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._results import suite_results
 from hpfree_jax.comparison._runner import Runner
@@ -171,9 +171,9 @@ def run(names, task_names, data_dir):
                 target = find_target(results, task_name)
                 steps = round(task.steps * VARIANTS[name].horizon)
                 task = dataclasses.replace(task, steps=steps, evaluate_every=steps)
-            rhythm = Plan((task,), (), 1).rhythm(task)
+            intervals = Plan((task,), (), 1).intervals(task)
             runner = Runner(
-                task, method(name, TASKS[task_name]), datasets[task_name], rhythm
+                task, method(name, TASKS[task_name]), datasets[task_name], intervals
             )
             groups = [seeds] if runner.gains_from_vmap() else [[s] for s in seeds]
             for group in groups:

@@ -5,11 +5,11 @@
     python benchmarks/no_tuning.py times
     python benchmarks/no_tuning.py page
 
-``collect`` takes all finished runs out of directories of ``hpfree compare``, also of
-one that goes on, into ``benchmarks/no_tuning/results.csv``, a row for each run; rows of
-runs that are not in the directories stay. ``times`` times a step of each of their
-methods on each task, in turns, into ``benchmarks/no_tuning/step_times.csv``: give it
-the machine alone. ``page`` writes ``docs/leaderboard.md``.
+``collect`` writes all finished runs in directories of ``hpfree compare``, which may be
+unfinished, to ``benchmarks/no_tuning/results.csv``, one row per run; rows of other runs
+stay. ``times`` times a training step of each of their methods on each task, in turns,
+into ``benchmarks/no_tuning/step_times.csv``; nothing else should run on the machine.
+``page`` writes ``docs/leaderboard.md``.
 ``targets METHOD`` prints which targets a method reaches on each task.
 """
 
@@ -37,8 +37,8 @@ from hpfree_jax.comparison import (
     targets_by_task,
     write_runs,
 )
-from hpfree_jax.comparison._runner import machine, now
 from hpfree_jax.training import METHODS
+from hpfree_jax.training.engine import machine, now
 
 FOLDER = Path(__file__).with_suffix("")
 RESULTS, SESSIONS = FOLDER / "results.csv", FOLDER / "sessions.json"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from hpfree_jax import __version__
 from hpfree_jax._errors import MissingPackageError, UserError, look_up, needs_extra
 from hpfree_jax.commands import ExitCode
+from hpfree_jax.commands._notes import printed_notes
 
 # Each command: its module in hpfree_jax.commands, which has the function run_COMMAND,
 # and what it does.
@@ -34,7 +35,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if args is None else args)
     try:
-        return int(_dispatch(args))
+        with printed_notes():
+            return int(_dispatch(args))
     except (UserError, MissingPackageError) as error:
         message = " ".join(str(error).split())
         print(f"hpfree: error: {message}", file=sys.stderr)

@@ -16,7 +16,7 @@ from hpfree_jax.commands._arguments import (
 )
 from hpfree_jax.data import DATASETS
 from hpfree_jax.models import MODELS, abstract_model
-from hpfree_jax.training import ModelConfig, check_kind, trace_model
+from hpfree_jax.training.engine import ModelConfig, check_kind, trace_model
 
 SUFFIXES = (".svg", ".png", ".pdf", ".dot")
 

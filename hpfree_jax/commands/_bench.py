@@ -25,9 +25,7 @@ from hpfree_jax.comparison import (
 )
 from hpfree_jax.data import DATASETS, Dataset, TokenDataset
 from hpfree_jax.models import MODELS
-from hpfree_jax.training import LOSSES, check_kind
-from hpfree_jax.training._state import start
-from hpfree_jax.training._steps import make_train_steps
+from hpfree_jax.training.engine import ResidentData, check_kind, make_step, prepare
 
 BASE = "adamw"
 
@@ -163,22 +161,23 @@ def _compile(
             "does not time; see benchmarks/hypergradient_time.py"
         )
     # The horizon is that of a training: no schedule may end within the rounds.
-    parts, state = start(config, dataset, total_steps=10**6)
-    train_steps: Any = make_train_steps(parts, LOSSES[task.loss])
+    parts, state = prepare(config, dataset, total_steps=10**6)
+    step: Any = make_step(parts)
     examples = jax.device_put(dataset.train_arrays)
     order = dataset.epoch_order(jax.random.key(0))[: parts.batch_size]
     order = jnp.resize(order, (dataset.num_train,))
-    compiled = train_steps.lower(state, examples, order, 1, None).compile()
+    data = ResidentData(examples, order)
+    compiled = step.lower(state, data, 1).compile()
     analysis = compiled.cost_analysis() or {}
     carry = [state]
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
 
-    def step():
-        carry[0], metrics = train_steps(carry[0], examples, order, 1, None)
+    def run():
+        carry[0], metrics = step(carry[0], data, 1)
         jax.block_until_ready((carry[0], metrics))
 
-    step()  # compiles what the calls use, and fills caches
-    return step, analysis.get("flops", np.nan), state_bytes
+    run()  # compiles what the calls use, and fills caches
+    return run, analysis.get("flops", np.nan), state_bytes
 
 
 def _random_data(task: TaskSpec) -> Dataset | TokenDataset:

@@ -23,7 +23,8 @@ from hpfree_jax.comparison._specs import (
 from hpfree_jax.comparison._suites import SUITES
 from hpfree_jax.data import DATASETS, dataset_kind
 from hpfree_jax.models import MODELS
-from hpfree_jax.training import INITS, LOSSES, Init, Loss, check_kind
+from hpfree_jax.training import LOSSES
+from hpfree_jax.training.engine import INITS, Init, check_kind
 
 Parallel = Literal["auto", "always", "never"]
 GridChoice = Literal["train", "validation"]
@@ -64,7 +65,9 @@ class CompareConfig:
     ] = None
     steps: Annotated[int | None, Option("Steps per run.", unset="500")] = None
     batch_size: Annotated[int | None, Option("Examples per step.", unset="64")] = None
-    loss: Annotated[Loss | None, Option("Loss function.", unset="cross_entropy")] = None
+    loss: Annotated[
+        LossName | None, Option("Loss function.", unset="cross_entropy")
+    ] = None
 
     seeds: Annotated[int, Option("Number of seeds: 0, 1, ...")] = 3
     init: Annotated[
@@ -151,11 +154,11 @@ class CompareConfig:
             names = ", ".join(task.name for task in plan.tasks)
             raise UserError(f"tasks must have different names, got {names}")
         for task in plan.tasks:
-            log_every, evaluate_every = plan.rhythm(task)
-            if evaluate_every % log_every:
+            intervals = plan.intervals(task)
+            if intervals.evaluate_every % intervals.log_every:
                 raise UserError(
-                    f"`evaluate_every` {evaluate_every} must be a multiple of "
-                    f"`log_every`, which is {log_every} for {task.name}"
+                    f"`evaluate_every` {intervals.evaluate_every} must be a multiple "
+                    f"of `log_every`, which is {intervals.log_every} for {task.name}"
                 )
         return plan
 

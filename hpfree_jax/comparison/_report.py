@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs no other file and no network."""
+"""The report: one self-contained HTML page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +20,11 @@ from hpfree_jax.comparison._tables import (
 
 
 def render_report(results: Results, sessions: Sequence[dict[str, Any]]) -> str:
-    """Makes the page.
+    """Renders the page.
 
     Args:
       results: the results.
-      sessions: what ``plan.json`` keeps of each: when, command, versions, device.
+      sessions: those of ``plan.json``, with time, command, versions and device.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -49,7 +49,7 @@ def render_report(results: Results, sessions: Sequence[dict[str, Any]]) -> str:
         tasks=tasks,
         scores=score_table(results),
         profiles=to_svg(draw_profiles(results)),
-        told=settings_table(results),
+        settings=settings_table(results),
         grids=[grid_table(results, m) for m in results.plan.methods if m.grid],
         max_factor=MAX_FACTOR,
     )
@@ -64,5 +64,5 @@ def _at_once(records: Sequence[RunRecord]) -> str:
     numbers = sorted({record.seeds_at_once for record in records})
     if numbers == [1]:
         return "one seed after another"
-    rest = ", of some methods one after another" if numbers[0] == 1 else ""
+    rest = ", for some methods one after another" if numbers[0] == 1 else ""
     return f"{numbers[-1]} seeds at once{rest}"

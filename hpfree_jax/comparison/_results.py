@@ -1,7 +1,7 @@
-"""What the runs of a comparison say: final values, steps to a target, the best rates.
+"""The results of a comparison: final values, chosen rates, times to a target loss.
 
-One model of results serves ``hpfree compare``, its suites and their leaderboard; which
-rate of a grid counts, and which training loss is the target, are its arguments.
+One model of results serves ``hpfree compare``, its suites and their leaderboard; what
+chooses the rate of a grid, and what sets the target loss, are its arguments.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from hpfree_jax.comparison._suites import SuiteRun
 # The methods that set the target of a comparison: the first that takes part.
 BASELINES = ("adam", "adamw")
 
-# What a user can let choose the rate of a grid: the final loss of a run that it is.
+# What can choose the rate of a grid for a user, and the final value of a run for it.
 CHOICES = {"train": "final_loss", "validation": "final_validation_loss"}
 
 # The label of the method whose steps the time of a step is compared to.
@@ -41,7 +41,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Result(Generic[RunT]):
-    """What a method reached on a task, over the seeds.
+    """The result of a method on a task, over the seeds.
 
     Times are medians over the seeds: infinite where at least half of the seeds do not
     reach the target, NaN without runs.
@@ -57,7 +57,7 @@ class Result(Generic[RunT]):
 
     @property
     def num_diverged(self) -> int:
-        """How many seeds diverged."""
+        """The number of seeds that diverged."""
         return sum(record.diverged_at is not None for record in self.records)
 
     def final(self, name: str) -> list[float]:
@@ -121,7 +121,7 @@ class Result(Generic[RunT]):
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A training loss to reach on a task, and where it comes from.
+    """The training loss to reach on a task, and its source.
 
     Minus infinity, which no run reaches, stands for a task without a target.
     """
@@ -141,7 +141,7 @@ def score_name(task: TaskSpec) -> str:
 
 
 def baseline_target(results: Sequence[Result]) -> Target:
-    """The median final training loss of a baseline among the results of a task.
+    """The median final training loss of a baseline on a task.
 
     It is that of Adam, else AdamW, tuned before untuned. Without one that finished, it
     is the median of the methods that did.
@@ -180,8 +180,8 @@ class Results(Generic[RunT]):
     Args:
       plan: the tasks and methods.
       read: from a task and a method without a grid to its runs, one per seed.
-      target: a training loss for all tasks, or what finds each task's from its results;
-        None: :func:`baseline_target`.
+      target: the training loss to reach on all tasks, or a function from the results of
+        a task to its target; None: :func:`baseline_target`.
       grid_choice: what chooses the rate of a grid for each task: a key of
         :data:`CHOICES`, or ``test`` for the score, which favours tuned methods.
       time_ratios: the time of a step over that of :data:`TIMED_AGAINST`, by the names

@@ -1,4 +1,4 @@
-"""The tidy table of a comparison: a row for each line of metrics of each run."""
+"""The tidy table of a comparison: one row per logged line of each run."""
 
 import io
 import json
@@ -24,9 +24,9 @@ COLUMNS = {
 
 
 def rows(results: Results) -> Iterator[dict[str, Any]]:
-    """Yields the rows, of all runs that the report shows.
+    """Yields a row for each line of metrics of the runs that the report shows.
 
-    Of a grid these are the runs at the best rate.
+    Methods with a grid have the runs at the chosen learning rate.
     """
     for task in results.plan.tasks:
         for method in results.plan.methods:
@@ -61,12 +61,12 @@ def _rows(result: Result) -> Iterator[dict[str, Any]]:
                     "accuracy": lines["accuracy"][index],
                     "learning_rate": rates[index] if rates else None,
                 }
-        if record.diverged_at is not None:  # a row without numbers where it ended
+        if record.diverged_at is not None:  # no metrics at the step where it diverged
             yield {**run, "split": "train", "step": record.diverged_at}
 
 
 def table_bytes(results: Results, kind: str) -> bytes:
-    """The table as a file.
+    """The table as the content of a file.
 
     Args:
       results: the results.
@@ -76,14 +76,14 @@ def table_bytes(results: Results, kind: str) -> bytes:
 
 
 def _csv(table: Iterator[dict[str, Any]]) -> bytes:
-    """RFC 4180 with all text quoted, so that an empty cell is a missing value."""
+    """CSV with all strings quoted, so that an empty cell is a missing value."""
     lines = [",".join(map(_cell, COLUMNS))]
     lines += [",".join(_cell(row.get(name)) for name in COLUMNS) for row in table]
     return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _cell(value: str | float | None) -> str:
-    """A cell of a CSV file; a number has the digits that tell it from all others.
+    """A cell of a CSV file; a float has the fewest digits that read back the same.
 
     >>> [_cell(value) for value in ("a, b", 3, 2.0, 1e-5, 1e-7, None)]
     ['"a, b"', '3', '2', '0.00001', '1e-7', '']

@@ -11,7 +11,8 @@ from hpfree_jax._errors import UserError, choose_settings, look_up
 from hpfree_jax.data import dataset_kind
 from hpfree_jax.methods import METHODS, method_settings
 from hpfree_jax.models import MODELS
-from hpfree_jax.training import Init, Loss, TrainConfig
+from hpfree_jax.training import TrainConfig
+from hpfree_jax.training.engine import Init, LossName
 
 # Names that mean something else here than in the trainer: method and settings. Plain
 # gradient descent stands beside momentum, and nadamw is the baseline of AlgoPerf.
@@ -37,7 +38,7 @@ class TaskSpec:
     model_settings: Mapping[str, Any]  # the model's own, such as depth
     batch_size: int  # examples in a step
     steps: int  # updates
-    loss: Loss
+    loss: LossName
     # Steps between two evaluations; None: as the comparison has it.
     evaluate_every: int | None = None
 
@@ -47,7 +48,7 @@ class TaskSpec:
         return dataset_kind(self.dataset) == "tokens"
 
     def identity(self) -> dict[str, Any]:
-        """What the result depends on; when it is looked at, the rhythm says."""
+        """What the result depends on; when it is evaluated, the intervals say."""
         fields = dataclasses.asdict(self)
         del fields["evaluate_every"]
         return fields

@@ -1,4 +1,4 @@
-"""The tables of a comparison and of a suite, as report, terminal and docs show them."""
+"""The tables of comparisons and suites, for the report, the terminal and the docs."""
 
 import math
 import statistics
@@ -15,12 +15,11 @@ from hpfree_jax.comparison._results import (
     tuned_adam_target,
 )
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
-from hpfree_jax.methods._registry import depends_on_total_steps
-from hpfree_jax.training import METHODS
+from hpfree_jax.methods import METHODS, depends_on_total_steps
 
 MAX_STEPS_RATIO = 0.6  # of the tuned Adam's steps, to its final training loss
 
-# The headings of what is asked of a method with one setting, on each task of a suite.
+# The targets of a method with one setting on each task of a suite, as headings.
 TARGETS = (
     "at or above tuned Adam",
     "at or above every other with one setting",
@@ -52,7 +51,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def percent(values: Sequence[float]) -> str:
-    """Mean and standard deviation of shares, in percent.
+    """Mean and standard deviation of fractions, in percent.
 
     >>> percent([0.95, 0.97])
     '96.0 ± 1.4'
@@ -76,14 +75,14 @@ def comparison_tables(results: Results, is_suite: bool = False) -> list[Table]:
 
 
 def task_table(results: Results, task: TaskSpec) -> Table:
-    """What the methods reached on a task, the lowest training loss first."""
+    """The results of all methods on a task, the lowest training loss first."""
     target = results.targets[task.name]
     own = [results.result(task, method) for method in results.plan.methods]
     own.sort(key=lambda result: result.order("final_loss"))
     headings = (
         *("method", "training loss", "test loss"),
         "test perplexity" if task.is_text else "test accuracy, %",
-        *("steps to target", "seconds to target", "ms a step", "diverged"),
+        *("steps to target", "seconds to target", "ms per step", "diverged"),
     )
     rows = [
         (
@@ -128,10 +127,11 @@ def settings_table(results: Results) -> Table:
     for method in results.plan.methods:
         first = results.result(results.plan.tasks[0], method).records[0]
         held_out = first.run["held_out"]
+        has_horizon = depends_on_total_steps(method.method, method.settings)
         needs = {
-            "the length": depends_on_total_steps(method.method, method.settings),
+            "the number of steps": has_horizon,
             "the architecture": bool(METHODS[method.method].model_args),
-            f"{held_out:.0%} of the training data, held out": held_out > 0,
+            f"{held_out:.0%} of the training data held out": held_out > 0,
         }
         rows.append(
             (
@@ -144,10 +144,10 @@ def settings_table(results: Results) -> Table:
             )
         )
     headings = (
-        *("method", "chosen for it", "left at its default"),
-        *("also told", "initial weights", "runs for a result"),
+        *("method", "given", "left at its default"),
+        *("also needs", "initial weights", "runs per result"),
     )
-    return Table("What each method was told", headings, rows)
+    return Table("Settings given to each method", headings, rows)
 
 
 def grid_table(results: Results, method: MethodSpec) -> Table:
@@ -203,11 +203,11 @@ def speeds(results: Results) -> Table:
         reached = f"{sum(map(math.isfinite, ran))} of {len(ran)}"
         rows.append((method.label, means[0], reached, *means[1:]))
     headings = (
-        *("method", "steps to target", "targets reached"),
-        *("time of a step", "time to target"),
+        *("method", "steps to target loss", "tasks where reached"),
+        *("time per step", "time to target loss"),
     )
     title = "Steps and time to the tuned Adam's final training loss, over the tuned "
-    return Table(title + "Adam's own; time of a step over AdamW's", headings, rows)
+    return Table(title + "Adam's own; time per step over AdamW's", headings, rows)
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
@@ -217,7 +217,7 @@ def geometric_mean(ratios: Sequence[float]) -> float:
 
 
 def steps_by_task(results: Results) -> Table:
-    """Steps to target over the tuned Adam's, on each task."""
+    """Steps to the target loss over the steps of the task, on each task."""
     rows = [
         (
             method.label,
@@ -226,7 +226,7 @@ def steps_by_task(results: Results) -> Table:
         for method in results.ranking
     ]
     headings = ("method", *_names(results))
-    return Table("Steps to target, on each task", headings, rows)
+    return Table("Steps to target loss, on each task", headings, rows)
 
 
 def chosen_rates(results: Results) -> Table:
@@ -238,7 +238,7 @@ def chosen_rates(results: Results) -> Table:
         if method.grid
     ]
     headings = ("method", *_names(results))
-    return Table("Rates chosen, by the final test score", headings, rows)
+    return Table("Learning rates chosen by the final test score", headings, rows)
 
 
 class Check(NamedTuple):
@@ -289,7 +289,7 @@ def targets_reached(results: Results) -> Table:
             known = [x.is_reached for x in own if x.is_reached is not None]
             counts.append(f"{sum(known)} of {len(known)}")
         rows.append((method.label, *counts))
-    return Table("Tasks on which a mark is met", ("method", *TARGETS), rows)
+    return Table("Tasks on which a target is reached", ("method", *TARGETS), rows)
 
 
 def targets_by_task(results: Results, method: MethodSpec) -> Table:
@@ -307,7 +307,7 @@ def targets_by_task(results: Results, method: MethodSpec) -> Table:
                 f"{number(results.steps_ratio(task, method))}: {_reached(steps)}",
             )
         )
-    return Table(f"Marks of {method.label}", ("task", "score", *TARGETS), rows)
+    return Table(f"Targets of {method.label}", ("task", "score", *TARGETS), rows)
 
 
 def _chosen_rate(result: Result) -> str:
@@ -359,4 +359,4 @@ def _difference(task: TaskSpec, check: Check) -> str:
 
 
 def _reached(check: Check) -> str:
-    return {None: "-", True: "met", False: "missed"}[check.is_reached]
+    return {None: "-", True: "reached", False: "missed"}[check.is_reached]

@@ -10,7 +10,7 @@ from hpfree_jax._errors import UserError, check_positive, look_up
 from hpfree_jax._options import Option
 from hpfree_jax.data import DATASETS, dataset_kind
 from hpfree_jax.methods import METHODS, depends_on_total_steps, method_settings
-from hpfree_jax.training._losses import LOSSES, Loss
+from hpfree_jax.training._losses import LOSSES, LossName
 from hpfree_jax.training._model_config import (
     ModelConfig,
     check_kind,
@@ -64,7 +64,7 @@ class TrainConfig(MethodConfig, ModelConfig):
     """Trains a model and writes metrics, curves and checkpoints to a directory."""
 
     loss: Annotated[
-        Loss | None,
+        LossName | None,
         Option(
             "Loss function.",
             unset="cross_entropy for auto and for text, else square",

@@ -6,59 +6,80 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from types import TracebackType
 
 PATIENCE = 20  # seconds before a line says what is being waited for
 INTERVAL = 60  # seconds between lines within an epoch
 
 
-class Progress:
-    """Shows a training run; use it in a ``with`` statement.
+class Reporter:
+    """Is told how far a run is, and shows nothing; :class:`Progress` does."""
 
-    Without a terminal, results are lines. Where they are more than a minute apart, a
-    line between them says how far the run is.
+    def say(self, text: str) -> None:
+        """Shows a line."""
 
-    Args:
-      total_steps: the number of steps when the run is done.
-      first_step: steps made before, by the run that is resumed.
-    """
-
-    def __init__(self, total_steps: int, first_step: int):
-        self._total_steps = total_steps
-        self._first_step = self._step = first_step
-        self._begin = self._latest_line = time.monotonic()
-        self._bar = None
-
-    def __enter__(self) -> "Progress":
-        if sys.stderr.isatty():
-            from rich import progress
-            from rich.console import Console
-
-            self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(),
-                progress.TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-                progress.TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(
-                "training", total=self._total_steps, completed=self._first_step
-            )
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    @contextlib.contextmanager
+    def steps(self, total_steps: int, first_step: int = 0) -> Iterator[None]:
+        """Covers the training; a resumed run begins after ``first_step`` steps."""
+        del total_steps, first_step
+        yield
 
     def advance(self, num_steps: int) -> None:
         """Counts steps that were started."""
+
+    def report(self, text: str) -> None:
+        """Shows one line of results."""
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Covers a time without steps, after which they begin."""
+        del what
+        yield
+
+
+class Progress(Reporter):
+    """Prints how far a run is.
+
+    On a terminal that is a bar. Without one, results are lines; where they are more
+    than a minute apart, a line between them says how far the run is.
+    """
+
+    _bar = None
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        print(text, flush=True)
+
+    @contextlib.contextmanager
+    def steps(self, total_steps: int, first_step: int = 0) -> Iterator[None]:
+        """Shows the bar while the block runs, if standard error is a terminal."""
+        self._total_steps = total_steps
+        self._first_step = self._step = first_step
+        self._begin = self._latest_line = time.monotonic()
+        if not sys.stderr.isatty():
+            yield
+            return
+        from rich import progress
+        from rich.console import Console
+
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task(
+            "training", total=total_steps, completed=first_step
+        )
+        try:
+            with self._bar:
+                yield
+        finally:
+            self._bar = None
+
+    def advance(self, num_steps: int) -> None:
+        """Counts steps; prints a line if the latest is a minute ago."""
         self._step += num_steps
         if self._bar is not None:
             self._bar.advance(self._task, num_steps)
@@ -71,7 +92,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, description=text)
         else:
-            print(text, flush=True)
+            self.say(text)
 
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator[None]:

@@ -148,8 +148,8 @@ def test_targets_are_differences_with_standard_errors(results):
         "good": ("1 of 2", "2 of 2", "1 of 2"), "adamw": ("0 of 2",) * 3,
     }  # fmt: skip
     row = targets_by_task(results, good).rows[0]
-    assert row[2] == f"+2.00 ± {100 * expected:.2f}: met"
-    assert row[3].endswith(": met, adamw")
+    assert row[2] == f"+2.00 ± {100 * expected:.2f}: reached"
+    assert row[3].endswith(": reached, adamw")
 
 
 def test_a_method_that_is_better_but_diverges_is_no_rival(results):

@@ -12,7 +12,6 @@ from hpfree_jax._errors import UserError
 from hpfree_jax.commands._compare import run_compare
 from hpfree_jax.comparison import CompareConfig, TaskSpec
 from hpfree_jax.comparison._results import suite_results
-from hpfree_jax.comparison._runner import machine, now
 from hpfree_jax.comparison._suites import (
     NO_TUNING,
     SUITES,
@@ -22,6 +21,7 @@ from hpfree_jax.comparison._suites import (
 )
 from hpfree_jax.models import MODELS, abstract_model
 from hpfree_jax.training._model_config import MODEL_SETTINGS, check_kind
+from hpfree_jax.training.engine import machine, now
 
 from .records import record
 
@@ -62,7 +62,7 @@ def finished(tmp_path_factory):
         plan = config.plan()
         for place, (task, variant) in enumerate(plan.groups()):
             diverges = variant.method == "sgd"
-            every = plan.rhythm(task).evaluate_every
+            every = plan.intervals(task).evaluate_every
             losses = [2.0 - place / 10 - step / 100 for step in range(every, 5, every)]
             made = record(
                 losses[:1] if diverges else losses,
@@ -100,12 +100,12 @@ def test_runs_are_found_with_their_method_and_rate(finished):
     assert (bad.diverged_at, bad.test_accuracy, bad.steps_to_target) == (2, None, None)
 
 
-def test_a_task_has_its_own_rhythm_where_the_comparison_has_none(monkeypatch):
+def test_a_task_has_its_own_intervals_where_the_comparison_has_none(monkeypatch):
     monkeypatch.setitem(SUITES, "tiny", TINY)
     plan = CompareConfig(suite="tiny").plan()
-    assert [plan.rhythm(task).evaluate_every for task in plan.tasks] == [2, 1]
+    assert [plan.intervals(task).evaluate_every for task in plan.tasks] == [2, 1]
     plan = CompareConfig(suite="tiny", evaluate_every=4).plan()
-    assert [plan.rhythm(task).evaluate_every for task in plan.tasks] == [4, 4]
+    assert [plan.intervals(task).evaluate_every for task in plan.tasks] == [4, 4]
 
 
 def test_runs_of_another_version_of_the_suite_are_refused(finished):

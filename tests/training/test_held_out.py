@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from hpfree_jax.training._state import start
+from hpfree_jax.training._state import prepare
 from hpfree_jax.training._steps import make_validation_order
 
 
@@ -44,7 +44,7 @@ def test_a_share_without_an_example_is_named(digits, fraction):
 @pytest.mark.parametrize("batch_size", [64, 40])
 def test_passes_over_the_held_out_data_ignore_the_epochs(config, digits, batch_size):
     """Written out from the orders of ten epochs: 2 or 3 batches in a pass of 144."""
-    task, _ = start(config(method="marthe", batch_size=batch_size), digits)
+    task, _ = prepare(config(method="marthe", batch_size=batch_size), digits)
     order = make_validation_order(task)
     stream = np.concatenate([order(epoch) for epoch in range(10)])
     assert len(stream) == 10 * (1294 // batch_size) * batch_size
@@ -54,5 +54,5 @@ def test_passes_over_the_held_out_data_ignore_the_epochs(config, digits, batch_s
         assert len(np.unique(one)) == len(one)
     assert len({bytes(one) for one in passes}) == len(passes)
     assert set(stream.tolist()) == set(range(144))
-    other, _ = start(config(method="marthe", batch_size=batch_size, seed=1), digits)
+    other, _ = prepare(config(method="marthe", batch_size=batch_size, seed=1), digits)
     assert np.any(np.asarray(make_validation_order(other)(0)) != np.asarray(order(0)))

@@ -16,7 +16,7 @@ from hpfree_jax.data import _tokens, load_tokens
 from hpfree_jax.data._tokens import character_dataset
 from hpfree_jax.training import TrainConfig, resume, train
 from hpfree_jax.training import _train as train_module
-from hpfree_jax.training._state import start
+from hpfree_jax.training._state import prepare
 from tests.training.conftest import read_metrics, same
 
 TEXT = "to be or not to be that is the question\n" * 20
@@ -109,7 +109,7 @@ def test_methods_learn(make, changes):
 @pytest.mark.slow
 def test_a_sample_is_drawn_from_the_seed_in_characters(make, monkeypatch):
     text = character_dataset("abc", TEXT, TEXT[:50], context=8)
-    monkeypatch.setattr(train_module, "load_tokens", lambda *args, context: text)
+    monkeypatch.setattr(train_module, "open_dataset", lambda *args: text)
     samples = [
         train(make(str(i), epochs=1, sample_tokens=20, seed=seed)).sample
         for i, seed in enumerate((0, 0, 1))
@@ -196,6 +196,6 @@ def test_images_that_do_not_fit_a_model_are_named(config, digits):
     small = dataclasses.replace(digits, train_images=digits.train_images[:, :6, :6])
     message = r"digits, with examples of shape \(6, 6, 1\), does not fit model tiny_net"
     with pytest.raises(ValueError, match=message):
-        start(config(**model), small)
+        prepare(config(**model), small)
     with pytest.raises(ValueError, match=r"^model tiny_network: .*x"):  # for any data
-        start(config(**model, cell="x"), small)
+        prepare(config(**model, cell="x"), small)
