@@ -1,6 +1,5 @@
 """``hpfree train``: from command-line arguments to a run and an exit code."""
 
-import shlex
 from pathlib import Path
 
 from hpfree_jax._options import Option
@@ -16,6 +15,7 @@ from hpfree_jax.commands._arguments import (
 from hpfree_jax.methods import METHODS
 from hpfree_jax.models import MODELS
 from hpfree_jax.training import StoppedError, TrainConfig, TrainResult, resume, train
+from hpfree_jax.training.engine import resume_command
 
 # Which options the help text shows under which title; all others under "run".
 DATA = (
@@ -41,7 +41,7 @@ def run_train(args: list[str]) -> int:
             result = resume(directory, given)
     except StoppedError as stop:
         print("stopped at once; what was saved before stays; to continue:")
-        print(f"  {_resume_command(stop.directory)}", flush=True)
+        print(f"  {resume_command(stop.directory)}", flush=True)
         return ExitCode.INTERRUPTED
     _print_result(result)
     return ExitCode.INTERRUPTED if result.interrupted else ExitCode.DONE
@@ -83,10 +83,6 @@ def _parse(args: list[str]) -> dict:
     return parse_arguments("train", args, flags, description, groups)
 
 
-def _resume_command(directory: Path) -> str:
-    return f"hpfree train --resume {shlex.quote(str(directory))}"
-
-
 def _print_result(result: TrainResult) -> None:
     if result.test_accuracy is not None:
         print(f"test accuracy: {result.test_accuracy:.2%}")
@@ -101,4 +97,4 @@ def _print_result(result: TrainResult) -> None:
     print(f"curves: {result.directory / 'curves.png'}")
     if result.interrupted:
         print(f"stopped at step {result.step}, and saved; to continue:")
-        print(f"  {_resume_command(result.directory)}")
+        print(f"  {resume_command(result.directory)}")

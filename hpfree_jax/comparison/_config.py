@@ -24,7 +24,7 @@ from hpfree_jax.comparison._suites import SUITES
 from hpfree_jax.data import DATASETS, dataset_kind
 from hpfree_jax.models import MODELS
 from hpfree_jax.training import LOSSES
-from hpfree_jax.training.engine import INITS, Init, check_kind
+from hpfree_jax.training.engine import INITS, Init, LossName, check_kind
 
 Parallel = Literal["auto", "always", "never"]
 GridChoice = Literal["train", "validation"]

@@ -30,3 +30,4 @@ from hpfree_jax.training._state import prepare as prepare
 from hpfree_jax.training._steps import ResidentData as ResidentData
 from hpfree_jax.training._steps import StepShardings as StepShardings
 from hpfree_jax.training._steps import make_step as make_step
+from hpfree_jax.training._train import resume_command as resume_command
