@@ -22,16 +22,16 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import optax
+from no_tuning import read_runs, suite_results
 
 import hpfree_jax as hp
 from hpfree_jax._auto import DECAY, MOMENTUM, RATE, READOUT, _ranks, _roles
 from hpfree_jax._paths import map_with_name
 from hpfree_jax.comparison._compare import load_datasets
 from hpfree_jax.comparison._plan import Plan
-from hpfree_jax.comparison._results import suite_results
 from hpfree_jax.comparison._runner import Runner
 from hpfree_jax.comparison._specs import MethodSpec, parse_method
-from hpfree_jax.comparison._suites import SUITES, read_runs
+from hpfree_jax.comparison._suites import SUITES
 from hpfree_jax.methods._method import Method
 from hpfree_jax.training import METHODS
 

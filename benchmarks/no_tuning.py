@@ -15,10 +15,15 @@ into ``benchmarks/no_tuning/step_times.csv``; nothing else should run on the mac
 
 import argparse
 import csv
+import dataclasses
 import json
+import math
 import statistics
-from collections.abc import Collection, Sequence
+import types
+import typing
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -27,15 +32,16 @@ from hpfree_jax.comparison import (
     MAX_STEPS_RATIO,
     SUITES,
     TIMED_AGAINST,
-    SuiteRun,
+    MethodSpec,
+    Plan,
+    Results,
+    RunRecord,
     Table,
-    find_runs,
+    TaskSpec,
     leaderboard,
     parse_method,
-    read_runs,
-    suite_results,
     targets_by_task,
-    write_runs,
+    tuned_adam_target,
 )
 from hpfree_jax.training import METHODS
 from hpfree_jax.training.engine import machine, now
@@ -46,10 +52,230 @@ TIMES = FOLDER / "step_times.csv"
 PAGE = FOLDER.parents[1] / "docs" / "leaderboard.md"
 SUITE = "no-tuning"
 TASKS = SUITES[SUITE]
+# The packages on which results depend most.
+PACKAGES = ("hpfree_jax", "jax", "optax", "flax")
 # Whose targets the page shows on each task, besides those of the best one.
 DETAILED = ("auto",)
 # What the template calls the tables of a leaderboard.
 TABLES = ("scores", "speeds", "steps", "rates", "targets")
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteRun:
+    """One run of a method on a task of a suite, as a row of a table."""
+
+    task: str
+    method: str  # the label: what the command line said
+    optimizer: str  # a key of METHODS
+    settings: str  # all of them, JSON
+    init: str
+    learning_rate: float | None  # the one of the grid; None: the method has no grid
+    seed: int
+    diverged_at: int | None  # first step with a loss that is not finite; None: finished
+    # Final values; None of a run that diverged.
+    test_accuracy: float | None
+    test_loss: float | None
+    train_loss: float | None  # the mean of the last five lines, a tenth of the run
+    steps: int
+    # To the tuned Adam's final training loss; None: never.
+    steps_to_target: int | None
+    seconds_per_step: float
+    seeds_at_once: int  # by vmap, the time being divided by it
+    when: str
+    device: str
+    platform: str
+    versions: str  # of the packages on which the result depends most
+    # Where the row comes from; None if it was read from a file of rows.
+    record: RunRecord | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What no two rows share."""
+        return self.task, self.method, self.learning_rate or 0.0, self.seed
+
+    @property
+    def variant(self) -> str:
+        """The label of the method at its rate, as of :meth:`MethodSpec.variants`."""
+        rate = self.learning_rate
+        return self.method if rate is None else f"{self.method}: {rate:g}"
+
+    @property
+    def final_loss(self) -> float:
+        """The training loss at the end; infinite if the run diverged.
+
+        Of a record at hand it is not rounded, so that the run reaches it as a target.
+        """
+        if self.record is not None:
+            return self.record.final_loss
+        return math.inf if self.train_loss is None else self.train_loss
+
+    @property
+    def final_test_loss(self) -> float:
+        """The last loss on the test data; infinite if the run diverged."""
+        return math.inf if self.test_loss is None else self.test_loss
+
+    @property
+    def final_test_accuracy(self) -> float:
+        """The last accuracy on the test data; NaN if the run diverged."""
+        return math.nan if self.test_accuracy is None else self.test_accuracy
+
+    def steps_to(self, target: float) -> float:
+        """The first step whose training loss is at most the target; or infinity.
+
+        A row that was read from a file knows this for the target it was timed to alone.
+        """
+        if self.record is not None:
+            return self.record.steps_to(target)
+        return math.inf if self.steps_to_target is None else self.steps_to_target
+
+    def timed(self, target: float) -> "SuiteRun":
+        """The row as a file keeps it, with its steps to a training loss."""
+        steps = self.steps_to(target)
+        steps = int(steps) if math.isfinite(steps) else None
+        return dataclasses.replace(self, steps_to_target=steps, record=None)
+
+
+def find_runs(directory: Path, tasks: Sequence[TaskSpec]) -> Iterator[SuiteRun]:
+    """Yields the finished runs in the directory of a comparison, which may go on.
+
+    Args:
+      directory: of a comparison.
+      tasks: of the suite; runs on others are left out.
+
+    Raises:
+      SystemExit: if it holds no comparison, or one on another version of a task.
+    """
+    try:
+        methods = json.loads((directory / "plan.json").read_text())["plan"]["methods"]
+    except (OSError, ValueError, KeyError) as error:
+        raise SystemExit(
+            f"{directory} holds no comparison that can be read ({error!r})"
+        ) from error
+    known = {task.name: json.loads(json.dumps(task.identity())) for task in tasks}
+    for path in sorted(directory.glob("runs/*/*/seed-*.json")):
+        record = RunRecord(**json.loads(path.read_text()))
+        task = record.run["task"]
+        if task["name"] not in known:
+            continue
+        if task != known[task["name"]]:
+            raise SystemExit(
+                f"{path} is of another task {task['name']}: {task}; the suite has "
+                f"{known[task['name']]}; make it again with this version"
+            )
+        for label, variants in methods.items():
+            for variant in variants:
+                if variant.items() <= record.run.items():
+                    rate = variant["settings"].get("learning_rate")
+                    yield _row(record, label, rate if len(variants) > 1 else None)
+
+
+def _row(record: RunRecord, method: str, learning_rate: float | None) -> SuiteRun:
+    run, machine = record.run, record.machine
+    rounded = lambda value: float(f"{value:.6g}")
+    finished = record.diverged_at is None
+    final = lambda name: rounded(getattr(record, name)) if finished else None
+    versions = machine["versions"]
+    return SuiteRun(
+        task=run["task"]["name"],
+        method=method,
+        optimizer=run["method"],
+        settings=json.dumps(run["settings"]),
+        init=run["init"],
+        learning_rate=learning_rate,
+        seed=run["seed"],
+        diverged_at=record.diverged_at,
+        test_accuracy=final("final_test_accuracy"),
+        test_loss=final("final_test_loss"),
+        train_loss=final("final_loss"),
+        steps=run["task"]["steps"],
+        steps_to_target=None,
+        seconds_per_step=rounded(record.seconds_per_step),
+        seeds_at_once=record.seeds_at_once,
+        when=machine["when"],
+        device=machine["device"],
+        platform=machine["platform"],
+        versions=", ".join(f"{name} {versions[name]}" for name in PACKAGES),
+        record=record,
+    )
+
+
+def write_runs(path: Path, runs: Iterable[SuiteRun]) -> None:
+    """Writes a CSV file with a row for each run, in order."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_kinds())
+        for run in sorted(runs, key=lambda run: run.key):
+            writer.writerow(getattr(run, name) for name in _kinds())
+
+
+def read_runs(path: Path) -> list[SuiteRun]:
+    """Reads what :func:`write_runs` wrote; an empty cell is None."""
+    with path.open(newline="") as file:
+        return [SuiteRun(**_typed(row)) for row in csv.DictReader(file)]
+
+
+def _typed(row: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        name: kind(row[name]) if row[name] else None for name, kind in _kinds().items()
+    }
+
+
+def _kinds() -> dict[str, Any]:
+    """The columns of a file of rows, and what reads a cell of each."""
+    kinds = {field.name: field.type for field in dataclasses.fields(SuiteRun)}
+    del kinds["record"]
+    return {
+        name: typing.get_args(kind)[0] if isinstance(kind, types.UnionType) else kind
+        for name, kind in kinds.items()
+    }
+
+
+def suite_results(
+    runs: Iterable[SuiteRun],
+    tasks: Sequence[TaskSpec],
+    time_ratios: Mapping[tuple[str, str], float] | None = None,
+) -> Results[SuiteRun]:
+    """The results of the rows of a suite, of all rates of a grid.
+
+    The test score chooses the rate, and the tuned Adam sets the target.
+
+    Args:
+      runs: the rows.
+      tasks: those of the suite; tasks without runs are left out.
+      time_ratios: as for :class:`Results`.
+    """
+    runs = list(runs)
+    own: dict[tuple[str, str], list[SuiteRun]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        own.setdefault((run.task, run.variant), []).append(run)
+    by_method: dict[str, list[SuiteRun]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, []).append(run)
+    names = {run.task for run in runs}
+    plan = Plan(
+        tuple(task for task in tasks if task.name in names),
+        tuple(map(_method, by_method.values())),
+        len({run.seed for run in runs}),
+    )
+    return Results(
+        plan,
+        lambda task, variant: own.get((task.name, variant.label), []),
+        target=tuned_adam_target,
+        grid_choice="test",
+        time_ratios=time_ratios,
+    )
+
+
+def _method(runs: Sequence[SuiteRun]) -> MethodSpec:
+    """The method of rows that have the same one, with the grid of all their rates."""
+    first = runs[0]
+    rates = {run.learning_rate for run in runs if run.learning_rate is not None}
+    settings = json.loads(first.settings)
+    return MethodSpec(
+        first.method, first.optimizer, settings, grid=tuple(sorted(rates))
+    )
 
 
 def collect(directories: Sequence[Path]) -> None:

@@ -1,10 +1,13 @@
 """Settings of the rows of a table: their defaults, types, limits and help texts."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from hpfree_jax._errors import UserError, choose_settings, look_up
+
+Row = TypeVar("Row")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,3 +81,28 @@ def choose(
     except UserError as error:
         raise UserError(f"{owner}: {error}") from error
     return chosen
+
+
+def register(
+    kind: str, table: dict[str, Row], name: str, row: Row, row_type: type[Row]
+) -> None:
+    """Adds a row of a user's own to a table.
+
+    Raises:
+      UserError: if the name is taken or no word, or the row is of another type.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(
+            f"the name of a {kind} must consist of letters, digits, `_`, `-` and `.`, "
+            f"got {name!r}"
+        )
+    if not isinstance(row, row_type):
+        raise UserError(
+            f"{kind} {name} must be registered as a {row_type.__name__}, got a "
+            f"{type(row).__name__}"
+        )
+    if name in table:
+        raise UserError(
+            f"there is a {kind} {name} already; register yours by another name"
+        )
+    table[name] = row

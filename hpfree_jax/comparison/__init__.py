@@ -10,11 +10,12 @@ with needs_extra("hpfree_jax.comparison", "train"):
     from hpfree_jax.comparison._profile import performance_ratios as performance_ratios
     from hpfree_jax.comparison._profile import profile_score as profile_score
     from hpfree_jax.comparison._profile import share_within as share_within
+    from hpfree_jax.comparison._records import RunRecord as RunRecord
     from hpfree_jax.comparison._results import TIMED_AGAINST as TIMED_AGAINST
     from hpfree_jax.comparison._results import Result as Result
     from hpfree_jax.comparison._results import Results as Results
     from hpfree_jax.comparison._results import Summary as Summary
-    from hpfree_jax.comparison._results import suite_results as suite_results
+    from hpfree_jax.comparison._results import tuned_adam_target as tuned_adam_target
     from hpfree_jax.comparison._specs import METHOD_NAMES as METHOD_NAMES
     from hpfree_jax.comparison._specs import MethodSpec as MethodSpec
     from hpfree_jax.comparison._specs import TaskSpec as TaskSpec
@@ -22,10 +23,6 @@ with needs_extra("hpfree_jax.comparison", "train"):
     from hpfree_jax.comparison._specs import parse_model as parse_model
     from hpfree_jax.comparison._specs import run_config as run_config
     from hpfree_jax.comparison._suites import SUITES as SUITES
-    from hpfree_jax.comparison._suites import SuiteRun as SuiteRun
-    from hpfree_jax.comparison._suites import find_runs as find_runs
-    from hpfree_jax.comparison._suites import read_runs as read_runs
-    from hpfree_jax.comparison._suites import write_runs as write_runs
     from hpfree_jax.comparison._tables import MAX_STEPS_RATIO as MAX_STEPS_RATIO
     from hpfree_jax.comparison._tables import Table as Table
     from hpfree_jax.comparison._tables import comparison_tables as comparison_tables

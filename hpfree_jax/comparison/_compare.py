@@ -15,7 +15,7 @@ from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._records import LOGGER, RunRecord, write_result
 from hpfree_jax.comparison._report import render_report
 from hpfree_jax.comparison._results import Results
-from hpfree_jax.comparison._rows import table_bytes
+from hpfree_jax.comparison._rows import check_format, table_bytes
 from hpfree_jax.comparison._runner import Runner, Stopped
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
 from hpfree_jax.data import AnyDataset, open_dataset
@@ -61,6 +61,7 @@ def compare(
         before, nothing is lost.
     """
     plan = config.plan(tasks)
+    check_format(config.table)
     directory = config.output_dir or default_directory()
     _earlier_sessions(plan, directory)
     datasets = load_datasets(plan.tasks, config.data_dir)

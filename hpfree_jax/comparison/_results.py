@@ -6,18 +6,15 @@ chooses the rate of a grid, and what sets the target loss, are its arguments.
 
 import dataclasses
 import functools
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from hpfree_jax._errors import UserError
 from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._profile import performance_ratios
-from hpfree_jax.comparison._records import RunRecord
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
-from hpfree_jax.comparison._suites import SuiteRun
 
 # The methods that set the target of a comparison: the first that takes part.
 BASELINES = ("adam", "adamw")
@@ -28,7 +25,23 @@ CHOICES = {"train": "final_loss", "validation": "final_validation_loss"}
 # The label of the method whose steps the time of a step is compared to.
 TIMED_AGAINST = "adamw"
 
-RunT = TypeVar("RunT", bound=RunRecord | SuiteRun)
+
+class Run(Protocol):
+    """A finished run: a :class:`RunRecord`, or what has as much of it as results need.
+
+    Its final values are ``final_loss``, ``final_test_accuracy``, and so on.
+    """
+
+    @property
+    def diverged_at(self) -> int | None: ...
+    @property
+    def final_loss(self) -> float: ...
+    @property
+    def seconds_per_step(self) -> float: ...
+    def steps_to(self, target: float) -> float: ...
+
+
+RunT = TypeVar("RunT", bound=Run)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,52 +346,6 @@ class Results(Generic[RunT]):
 
 # The name that :class:`Results` had at first.
 Summary = Results
-
-
-def suite_results(
-    runs: Iterable[SuiteRun],
-    tasks: Sequence[TaskSpec],
-    time_ratios: Mapping[tuple[str, str], float] | None = None,
-) -> Results[SuiteRun]:
-    """The results of the rows of a suite, of all rates of a grid.
-
-    The test score chooses the rate, and the tuned Adam sets the target.
-
-    Args:
-      runs: the rows.
-      tasks: those of the suite; tasks without runs are left out.
-      time_ratios: as for :class:`Results`.
-    """
-    runs = list(runs)
-    own: dict[tuple[str, str], list[SuiteRun]] = {}
-    for run in sorted(runs, key=lambda run: run.seed):
-        own.setdefault((run.task, run.variant), []).append(run)
-    by_method: dict[str, list[SuiteRun]] = {}
-    for run in runs:
-        by_method.setdefault(run.method, []).append(run)
-    names = {run.task for run in runs}
-    plan = Plan(
-        tuple(task for task in tasks if task.name in names),
-        tuple(map(_method, by_method.values())),
-        len({run.seed for run in runs}),
-    )
-    return Results(
-        plan,
-        lambda task, variant: own.get((task.name, variant.label), []),
-        target=tuned_adam_target,
-        grid_choice="test",
-        time_ratios=time_ratios,
-    )
-
-
-def _method(runs: Sequence[SuiteRun]) -> MethodSpec:
-    """The method of rows that have the same one, with the grid of all their rates."""
-    first = runs[0]
-    rates = {run.learning_rate for run in runs if run.learning_rate is not None}
-    settings = json.loads(first.settings)
-    return MethodSpec(
-        first.method, first.optimizer, settings, grid=tuple(sorted(rates))
-    )
 
 
 def _median(values: Iterable[float]) -> float:

@@ -1,5 +1,6 @@
 """The tidy table of a comparison: one row per logged line of each run."""
 
+import importlib.util
 import io
 import json
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hpfree_jax._errors import UserError
 from hpfree_jax.comparison._results import Result, Results
 
 FORMATS = ("csv", "parquet")
@@ -63,6 +65,15 @@ def _rows(result: Result) -> Iterator[dict[str, Any]]:
                 }
         if record.diverged_at is not None:  # no metrics at the step where it diverged
             yield {**run, "split": "train", "step": record.diverged_at}
+
+
+def check_format(kind: str) -> None:
+    """Raises UserError if a package that writes the format is not installed."""
+    if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UserError(
+            "`table` parquet needs the package pyarrow, which is not installed; run "
+            '`pip install "hpfree-jax[parquet]"`, or take csv'
+        )
 
 
 def table_bytes(results: Results, kind: str) -> bytes:

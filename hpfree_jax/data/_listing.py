@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpfree_jax._table import Table, print_tables
-from hpfree_jax.data._registry import DATASETS, data_directory
+from hpfree_jax.data._registry import DATASETS
+from hpfree_jax.data._stored import data_directory
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable

@@ -9,7 +9,7 @@ import optax
 
 import hpfree_jax as hp
 from hpfree_jax._errors import UserError, look_up
-from hpfree_jax._settings import Setting, choose
+from hpfree_jax._settings import Setting, choose, register
 from hpfree_jax.methods._autowu import AUTOWU_METHODS
 from hpfree_jax.methods._contrib import PEERS
 from hpfree_jax.methods._hypergradients import HYPERGRADIENT_METHODS
@@ -62,6 +62,25 @@ METHODS: dict[str, Method] = {
 }
 # All that a method can work inside of, for the help text.
 INNERS = {name: None for method in METHODS.values() for name in method.inners}
+
+
+def register_method(name: str, method: Method) -> None:
+    """Adds a method of your own to :data:`METHODS`.
+
+    From then on :func:`build_optimizer`, training, comparisons and the command line's
+    listings find it by its name.
+
+    Raises:
+      UserError: if the name is taken or no word, or the method is no row of the table.
+
+    >>> build = lambda length, learning_rate: optax.sgd(learning_rate)
+    >>> mine = Method(build, {"learning_rate": 0.1}, "default", "a method of my own")
+    >>> register_method("mine", mine)
+    >>> method_settings("mine", {})
+    {'learning_rate': 0.1}
+    >>> del METHODS["mine"]
+    """
+    register("method", METHODS, name, method, Method)
 
 
 def method_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hpfree_jax._errors import UserError, look_up
-from hpfree_jax._settings import Setting, choose, defaults_of
+from hpfree_jax._settings import Setting, choose, defaults_of, register
 from hpfree_jax.models._checks import check_image
 from hpfree_jax.models._dag_networks import DagCNN, DagMLP
 from hpfree_jax.models._densenet import SMALLEST, DenseNetBC
@@ -297,6 +297,25 @@ MODELS: dict[str, Model] = {
     "gpt2_large": _gpt2(774_030_080, 36, 1280, 20),
     "gpt2_xl": _gpt2(1_557_611_200, 48, 1600, 25),
 }
+
+
+def register_model(name: str, model: Model) -> None:
+    """Adds a model of your own to :data:`MODELS`.
+
+    From then on :func:`build_model`, training, comparisons and the command line's
+    listings find it by its name.
+
+    Raises:
+      UserError: if the name is taken or no word, or the model is no row of the table.
+
+    >>> def build(input_shape, num_classes, *, rngs, width=8, **init_settings):
+    ...     return FCN(math.prod(input_shape), 2, width, num_classes, rngs=rngs)
+    >>> register_model("mine", Model(build, {"width": 8}, "a network of my own"))
+    >>> abstract_model("mine", (4, 4, 1), 2).layers[0].kernel.shape
+    (16, 8)
+    >>> del MODELS["mine"]
+    """
+    register("model", MODELS, name, model, Model)
 
 
 def build_model(

@@ -8,8 +8,6 @@ import statistics
 import pytest
 
 from hpfree_jax.comparison import TaskSpec
-from hpfree_jax.comparison._results import suite_results
-from hpfree_jax.comparison._suites import SuiteRun, read_runs, write_runs
 from hpfree_jax.comparison._tables import (
     check_targets,
     final_scores,
@@ -21,6 +19,7 @@ from hpfree_jax.comparison._tables import (
     targets_reached,
 )
 
+from .leaderboard import script
 from .records import record
 
 IMAGES = TaskSpec("images", "digits", "fcn", {}, 64, 100, "cross_entropy")
@@ -36,7 +35,7 @@ def run(
     name = method.partition(":")[0]
     settings = {"schedule": "cosine"} if "cosine" in method else {}
     failed = score is None
-    return SuiteRun(
+    return script.SuiteRun(
         task.name, method, name, json.dumps(settings), "default", rate, seed,
         7 if failed else None, None if failed or task.is_text else score,
         (score if task.is_text else 1.0) if not failed else None,
@@ -77,7 +76,7 @@ def result(results, task, label):
 
 @pytest.fixture
 def results():
-    return suite_results(RUNS, TASKS)
+    return script.suite_results(RUNS, TASKS)
 
 
 def test_a_grid_is_chosen_by_the_test_score_of_the_rates_that_fail_least(results):
@@ -103,7 +102,7 @@ def test_ranks_are_by_mean_score_and_failures_come_last(results):
 
 def test_equal_methods_share_their_ranks():
     runs = [run(IMAGES, name, 0.5) for name in ("a", "b")]
-    results = suite_results([*runs, run(IMAGES, "c", 0.4)], TASKS)
+    results = script.suite_results([*runs, run(IMAGES, "c", 0.4)], TASKS)
     assert results.mean_ranks == {"a": 1.5, "b": 1.5, "c": 3}
 
 
@@ -122,7 +121,7 @@ def test_steps_and_times_are_over_those_of_the_tuned_adam_and_adamw(results):
 
 def test_times_that_were_taken_in_turns_replace_those_of_the_runs():
     times = {(IMAGES.name, "good"): 5.0, (TEXT.name, "good"): 0.2}
-    results = suite_results(RUNS, TASKS, times)
+    results = script.suite_results(RUNS, TASKS, times)
     rows = {row[0]: row[1:] for row in speeds(results).rows}
     assert rows["good"] == ("0.5", "1 of 2", "1", "2.5")
     assert rows[TUNED][2:] == ("-", "-")  # which was not timed
@@ -161,14 +160,14 @@ def test_a_method_that_is_better_but_diverges_is_no_rival(results):
 
 def test_what_is_not_there_is_shown_and_not_ranked():
     runs = [*RUNS, run(IMAGES, "late", 0.99)]
-    results = suite_results(runs, TASKS)
+    results = script.suite_results(runs, TASKS)
     assert results.ranking[-1].label == "late"
     rows = {row[0]: row[1:] for row in final_scores(results).rows}
     assert rows["late"] == ("-", "99.0", "not run", "0")
     assert all(table.rows for table in leaderboard(results))
     assert len(leaderboard(results)) == 5
     # Without the tuned Adam there is no loss to reach.
-    alone = suite_results([run for run in RUNS if run.method != TUNED], TASKS)
+    alone = script.suite_results([run for run in RUNS if run.method != TUNED], TASKS)
     assert alone.reference is None
     assert not alone.targets[IMAGES.name].exists
     checks = check_targets(alone, IMAGES, method(alone, "good"))
@@ -185,22 +184,22 @@ def test_a_failed_seed_of_the_tuned_adam_counts_as_never(losses, target):
         run(TEXT, TUNED, loss and 2.0, seed, rate=1e-2, loss=loss)
         for seed, loss in enumerate(losses)
     ]
-    assert suite_results(rows, TASKS).targets[TEXT.name].loss == target
+    assert script.suite_results(rows, TASKS).targets[TEXT.name].loss == target
 
 
 def test_the_tuned_adam_reaches_its_own_target_whatever_its_digits():
     row = run(IMAGES, TUNED, 0.9, rate=1e-2, loss=1.23456)
     row = dataclasses.replace(row, record=record([3.0, 1.2345649], every=50))
     # The mean of both lines, which a row keeps rounded.
-    target = suite_results([row], TASKS).targets[IMAGES.name].loss
+    target = script.suite_results([row], TASKS).targets[IMAGES.name].loss
     assert target == pytest.approx(2.11728245, rel=1e-9)
     timed = row.timed(target)
     assert (timed.steps_to_target, timed.record) == (100, None)
 
 
 def test_rows_survive_their_file(tmp_path):
-    write_runs(tmp_path / "runs.csv", reversed(RUNS))
-    found = read_runs(tmp_path / "runs.csv")
+    script.write_runs(tmp_path / "runs.csv", reversed(RUNS))
+    found = script.read_runs(tmp_path / "runs.csv")
     assert sorted(found, key=lambda run: run.key) == found
     as_set = lambda runs: {dataclasses.astuple(run) for run in runs}
     assert as_set(found) == as_set(RUNS)

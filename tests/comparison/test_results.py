@@ -1,10 +1,12 @@
+import importlib.util
 import math
+import sys
 
 import pytest
 
 from hpfree_jax._errors import UserError
 from hpfree_jax.comparison._results import Result, Results, baseline_target
-from hpfree_jax.comparison._rows import rows
+from hpfree_jax.comparison._rows import check_format, rows, table_bytes
 from hpfree_jax.comparison._tables import grid_table, score_table, task_table
 
 from .records import TASK, method, plan, record
@@ -107,6 +109,21 @@ def test_a_grid_can_be_chosen_by_what_is_held_out():
     runs[1e-3][0] = record([2.0])  # as an earlier version kept it
     with pytest.raises(UserError, match="are of a version that kept no validation"):
         Results(plan(tuned, num_seeds=2), read, grid_choice="validation")
+
+
+def test_without_pyarrow_there_is_csv_and_parquet_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check_format("csv")
+    with pytest.raises(UserError, match=r"`table` parquet needs .*pip install .*csv$"):
+        check_format("parquet")
+    spec = method("adam", "adam")
+    results = Results(plan(spec), lambda task, variant: [record([0.25], seconds=1e-7)])
+    head, *lines = table_bytes(results, "csv").decode().splitlines()
+    assert head.startswith('"task","dataset","model","batch_size","method",')
+    run = '"toy","digits","fcn",64,"adam","{}","default",1,0,"finished"'
+    metrics = ("train", "test")
+    assert lines == [f'{run},"{split}",10,0.000001,0.25,0.5,' for split in metrics]
 
 
 def test_tables_show_divergence_and_order_by_loss():

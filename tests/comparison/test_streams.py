@@ -23,7 +23,7 @@ IMAGES = TaskSpec("stream", "streamed", "fcn", SETTINGS, 256, 10, "square")
 def streamed():
     """The digits read while training, and texts in their files."""
     with pytest.MonkeyPatch.context() as patch:
-        entry = DATASETS["digits"]._replace(kind="stream")
+        entry = DATASETS["digits"]._replace(is_streamed=True)
         patch.setitem(DATASETS, "streamed", entry)
         patch.setattr(_tokens, "RESIDENT_BYTES", 0)
         yield

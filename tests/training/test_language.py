@@ -13,7 +13,7 @@ from flax import nnx
 
 from hpfree_jax.cli import main
 from hpfree_jax.data import _tokens, load_tokens
-from hpfree_jax.data._tokens import character_dataset
+from hpfree_jax.data._texts import character_dataset
 from hpfree_jax.training import TrainConfig, resume, train
 from hpfree_jax.training import _train as train_module
 from hpfree_jax.training._state import prepare

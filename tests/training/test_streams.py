@@ -17,7 +17,7 @@ AUGMENTATION = Augmentation(padding=1, flip=True)
 def streamed(monkeypatch):
     entry = DATASETS["digits"]._replace(augmentation=AUGMENTATION)
     monkeypatch.setitem(DATASETS, "shifted", entry)
-    monkeypatch.setitem(DATASETS, "streamed", entry._replace(kind="stream"))
+    monkeypatch.setitem(DATASETS, "streamed", entry._replace(is_streamed=True))
 
 
 def test_a_stopped_run_continues_with_the_next_example(config, interrupt_at):

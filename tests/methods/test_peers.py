@@ -14,8 +14,7 @@ from hpfree_jax.data import Examples
 from hpfree_jax.methods._contrib import PEERS
 from hpfree_jax.training import METHODS, build_optimizer, resume, train
 from hpfree_jax.training._state import prepare
-
-from .conftest import evaluate_on, read_metrics
+from tests.training.conftest import evaluate_on, read_metrics
 
 STEPS = 30
 PARAMS = {"w": jnp.full((2, 2), 0.1), "b": jnp.zeros(())}
