@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from hpfree_jax._errors import UserError, check_positive, look_up
 from hpfree_jax._options import Option
@@ -147,9 +147,9 @@ class TrainConfig(MethodConfig, ModelConfig):
         return "cross_entropy" if self.is_text else METHODS[self.method].loss
 
     @property
-    def chosen_init(self) -> str:
+    def chosen_init(self) -> Init:
         """The initialisation, the method's own where none is given."""
-        return self.init or METHODS[self.method].init
+        return self.init or cast(Init, METHODS[self.method].init)
 
     @property
     def held_out(self) -> float:
