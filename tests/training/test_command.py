@@ -96,7 +96,10 @@ def error_of(run, *args):
             "`scale_learning_rate` does not apply to method auto",
         ),
         ("--model dag_mlp --dag 2_2", "`depth` 2 does not apply to model dag_mlp"),
-        ("--channels 0", "`channels` must be at least 1, got 0"),
+        (
+            "--model dag_cnn --channels 0 --depth None --width None",
+            "`channels` must be at least 1, got 0",
+        ),
         ("--dag 2", "`dag` 2 does not apply to model fcn"),
         ("--epochs 0", "`epochs` must be at least 1, got 0"),
         ("--epochs -3", "`epochs` must be at least 1, got -3"),
@@ -183,7 +186,9 @@ def test_other_versions_are_noted(run, tmp_path, capsys):
     stored["versions"]["optax"] = "0.1"
     file.write_text(json.dumps(stored))
     assert main(["train", "--resume", str(tmp_path / "run"), "--epochs=3"]) == 0
-    notes = [x for x in capsys.readouterr().out.splitlines() if x.startswith("note: ")]
+    out, err = capsys.readouterr()
+    assert err == ""
+    notes = [x for x in out.splitlines() if x.startswith("note: ")]
     assert len(notes) == 1
     assert notes[0].startswith("note: optax 0.1 became ")
 
