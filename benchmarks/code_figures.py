@@ -320,11 +320,11 @@ def public_names(sources: dict[str, str], imports: list[Import]) -> dict[str, st
         if (subpackage := _subpackage(module, sources))
         and not subpackage.startswith("_")
     }
-    exported = {
-        f"{i.importer}.{i.name}": f"{i.module}.{i.name}"
-        for i in imports
-        if i.importer in doors and i.name and not i.name.startswith("_")
-    }
+    exported = {}
+    for door in doors:
+        for i in _exports(door, imports):
+            if i.name and not i.name.startswith("_"):
+                exported[f"{door}.{i.name}"] = f"{i.module}.{i.name}"
 
     def definition(name: str) -> str:
         while name in exported:
@@ -334,10 +334,18 @@ def public_names(sources: dict[str, str], imports: list[Import]) -> dict[str, st
     return {name: definition(name) for name in exported}
 
 
+def _exports(module: str, imports: list[Import]) -> Iterator[Import]:
+    for imported in imports:
+        if imported.importer == module and imported.name == "*":
+            yield from _exports(imported.module, imports)
+        elif imported.importer == module:
+            yield imported
+
+
 def find_undocumented(names: dict[str, str], reference: str) -> list[str]:
     """Returns the public names that have no directive in the reference."""
     documented, module = set(), ""
-    directive = re.compile(r"\.\. (currentmodule|auto\w+):: ([\w.]+)")
+    directive = re.compile(r"\.\. (currentmodule|auto\w+|py:data):: ([\w.]+)")
     for kind, target in directive.findall(reference):
         if kind == "currentmodule":
             module = target
