@@ -22,16 +22,15 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import optax
+from no_tuning import read_runs, suite_results
 
 import hpfree_jax as hp
 from hpfree_jax._auto import DECAY, MOMENTUM, RATE, READOUT, _ranks, _roles
 from hpfree_jax._paths import map_with_name
-from hpfree_jax.comparison._datasets import load_datasets
+from hpfree_jax.comparison._compare import load_datasets
 from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._runner import Runner
 from hpfree_jax.comparison._specs import MethodSpec, parse_method
-from hpfree_jax.comparison._standings import Standings
-from hpfree_jax.comparison._suite_runs import read_runs
 from hpfree_jax.comparison._suites import SUITES
 from hpfree_jax.methods._method import Method
 from hpfree_jax.training import METHODS
@@ -137,9 +136,9 @@ VARIANTS = {
 def method(name, task):
     """A variant, or Adam with the rate that the leaderboard chose for the task."""
     if name == REFERENCE:
-        standings = Standings(read_runs(LEADERBOARD), SUITES["no-tuning"])
-        assert standings.reference is not None
-        rate = standings.outcome(task, standings.reference).runs[0].learning_rate
+        results = suite_results(read_runs(LEADERBOARD), SUITES["no-tuning"])
+        assert results.reference is not None
+        rate = results.result(task, results.reference).records[0].learning_rate
         spec = parse_method(f"adam:schedule=cosine,learning_rate={rate}")
         return dataclasses.replace(spec, validation_fraction=HELD_OUT)
     METHODS[name] = Method(
@@ -172,9 +171,9 @@ def run(names, task_names, data_dir):
                 target = find_target(results, task_name)
                 steps = round(task.steps * VARIANTS[name].horizon)
                 task = dataclasses.replace(task, steps=steps, evaluate_every=steps)
-            rhythm = Plan((task,), (), 1).rhythm(task)
+            intervals = Plan((task,), (), 1).intervals(task)
             runner = Runner(
-                task, method(name, TASKS[task_name]), datasets[task_name], rhythm
+                task, method(name, TASKS[task_name]), datasets[task_name], intervals
             )
             groups = [seeds] if runner.gains_from_vmap() else [[s] for s in seeds]
             for group in groups:

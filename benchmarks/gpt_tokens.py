@@ -67,9 +67,8 @@ def make_jax_runs(batch, dropout):
     import numpy as np
 
     from hpfree_jax.data import TokenDataset
-    from hpfree_jax.training import TrainConfig, cross_entropy_loss
-    from hpfree_jax.training._state import start
-    from hpfree_jax.training._steps import make_epoch_order, make_train_steps
+    from hpfree_jax.training import TrainConfig
+    from hpfree_jax.training.engine import ResidentData, make_step, prepare
 
     tokens = np.random.default_rng(0).integers(VOCABULARY, size=100_000)
     tokens = tokens.astype(np.uint8)
@@ -83,13 +82,14 @@ def make_jax_runs(batch, dropout):
         weight_decay=DECAY,
         batch_size=batch,
     )
-    task, state = start(config, dataset)
-    train_steps = make_train_steps(task, cross_entropy_loss)
-    examples, order = jax.device_put(dataset.train_arrays), make_epoch_order(task)(0)
+    task, state = prepare(config, dataset)
+    train_step = make_step(task)
+    examples = jax.device_put(dataset.train_arrays)
+    data = ResidentData(examples, dataset.epoch_order(task.order_key))
     carry = [state]
 
     def step():
-        carry[0], metrics = train_steps(carry[0], examples, order, 1)
+        carry[0], metrics = train_step(carry[0], data, 1)
         metrics.block_until_ready()
 
     arrays = product_arrays(batch, lambda *shape: jnp.ones(shape))

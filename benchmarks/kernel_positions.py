@@ -16,12 +16,13 @@ import statistics
 import optax
 
 import hpfree_jax as hp
-from hpfree_jax.comparison._datasets import load_datasets
-from hpfree_jax.comparison._runner import Rhythm, Runner
+from hpfree_jax.comparison._compare import load_datasets
+from hpfree_jax.comparison._runner import Runner
 from hpfree_jax.comparison._specs import MethodSpec
 from hpfree_jax.comparison._suites import SUITES
 from hpfree_jax.methods._method import Method
 from hpfree_jax.training import METHODS
+from hpfree_jax.training.engine import Intervals
 
 TASKS = ("cnn_cifar10", "lenet5_mnist")
 
@@ -78,9 +79,9 @@ def main():
                 "this benchmark",
                 model_args=("architecture", "layout"),
             )
-            rhythm = Rhythm(task.steps // 20, task.steps)
+            intervals = Intervals(task.steps, task.steps // 20, task.steps)
             runner = Runner(
-                task, MethodSpec(name, name, {}), datasets[task.name], rhythm
+                task, MethodSpec(name, name, {}), datasets[task.name], intervals
             )
             records = [runner.run([seed], [{}])[0] for seed in range(args.seeds)]
             accuracies = [100 * record.final_test_accuracy for record in records]

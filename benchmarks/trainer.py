@@ -22,7 +22,7 @@ from training_step import BATCH, DEPTH, WIDTH, make_jax_step
 
 import hpfree_jax as hp
 from hpfree_jax.training import TrainConfig, train
-from hpfree_jax.training._loop import run_loop
+from hpfree_jax.training._session import Session
 
 
 def bare_step_seconds(num_steps: int = 1000) -> float:
@@ -54,15 +54,17 @@ def main():
         )
         loop_seconds = []
 
+        loop = Session._train
+
         def timed_loop(*args):
             begin = time.perf_counter()
-            result = run_loop(*args)
+            result = loop(*args)
             loop_seconds.append(time.perf_counter() - begin)
             return result
 
         with (
             contextlib.redirect_stdout(io.StringIO()),
-            mock.patch("hpfree_jax.training._train.run_loop", timed_loop),
+            mock.patch.object(Session, "_train", timed_loop),
         ):
             result = train(config)
     steps = result.step * BATCH / (result.images_per_second or float("nan"))

@@ -9,10 +9,11 @@ turns and the smallest of their times counts, since other programs only add to t
 import sys
 
 from hpfree_jax.comparison import TaskSpec
-from hpfree_jax.comparison._datasets import load_datasets
-from hpfree_jax.comparison._runner import Rhythm, Runner
+from hpfree_jax.comparison._compare import load_datasets
+from hpfree_jax.comparison._runner import Runner
 from hpfree_jax.comparison._specs import parse_method, parse_model
 from hpfree_jax.models import MODELS
+from hpfree_jax.training.engine import Intervals
 
 SEEDS, STEPS, TURNS = (0, 1, 2), 40, 4
 
@@ -23,7 +24,7 @@ def measure(text: str) -> tuple[float, float]:
     data = "tiny_shakespeare" if MODELS[model].takes_tokens else "digits"
     task = TaskSpec("steps", data, model, settings, 64, STEPS, "cross_entropy")
     dataset = load_datasets([task])["steps"]
-    runner = Runner(task, parse_method("adam"), dataset, Rhythm(2, STEPS))
+    runner = Runner(task, parse_method("adam"), dataset, Intervals(STEPS, 2, STEPS))
 
     def seconds(seeds):
         return runner.run(seeds, [{}] * len(seeds))[0].seconds_per_step

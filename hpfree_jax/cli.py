@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from hpfree_jax._errors import UserError, look_up
+from hpfree_jax.commands._notes import printed_notes
 
 FAILED, INTERRUPTED = 2, 130  # 130: what shells report of a program ended by Ctrl-C
 
@@ -18,7 +19,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if args is None else args)
     try:
-        return _dispatch(args)
+        with printed_notes():
+            return _dispatch(args)
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

@@ -1,9 +1,9 @@
 """The graph of a model's layers, and what follows from it."""
 
+from hpfree_jax.architecture._architecture import Architecture as Architecture
 from hpfree_jax.architecture._dag import Dag as Dag
 from hpfree_jax.architecture._dag import parse_dag as parse_dag
 from hpfree_jax.architecture._dag import parse_nas_bench_201 as parse_nas_bench_201
-from hpfree_jax.architecture._graph import Architecture as Architecture
 from hpfree_jax.architecture._graph import Layer as Layer
 from hpfree_jax.architecture._graph import LeafAxes as LeafAxes
 from hpfree_jax.architecture._graph import Node as Node

@@ -35,6 +35,11 @@ class Dag:
     in_degrees: tuple[int, ...]
 
     @property
+    def digits(self) -> str:
+        """The string as digits, where it is written with names of operations."""
+        return _digits(self.code)
+
+    @property
     def path_depths(self) -> dict[int, int]:
         """{layers on the path: number of paths}, from node 0 to the last node."""
         return dict(self.path_depths_items)
@@ -117,7 +122,7 @@ def parse_nas_bench_201(code: str) -> Dag:
     {0: 1, 1: 2, 2: 1}
     """
     _check_string(code)
-    digits = cell_digits(code)
+    digits = _digits(code)
     if digits.count("_") != 2:
         raise ValueError(
             f"A cell of NAS-Bench-201 has 3 nodes behind node 0, but {code!r} has "
@@ -127,7 +132,7 @@ def parse_nas_bench_201(code: str) -> Dag:
     return dataclasses.replace(_parse(digits, _CELL_EDGES, kinds), code=code)
 
 
-def cell_digits(code: str) -> str:
+def _digits(code: str) -> str:
     """The digits of a cell that may be written with the names of the benchmark.
 
     Raises:

@@ -1,14 +1,15 @@
 """Tables and drawings of a traced architecture."""
 
 import collections
+import math
 from typing import Any
 
-from hpfree_jax.architecture._graph import Architecture, Layer
+from hpfree_jax.architecture._graph import Layer, LayerGraph
 
 COLORS = {"input": "#d9d9d9", "layer": "#a6cee3", "sum": "#fdbf6f", "join": "#b2df8a"}
 
 
-def summary(arch: Architecture) -> str:
+def summary(arch: LayerGraph) -> str:
     """The layers, vectors and path statistics, as a table to print."""
     shapes = dict(arch.leaves)
     rows = [
@@ -29,12 +30,12 @@ def summary(arch: Architecture) -> str:
     if arch.vectors:
         parts.append(
             _table(
-                ("vector", "follows", "how"),
-                [(v.path, v.leader or "nothing", v.how) for v in arch.vectors],
+                ("vector", "follows", "role"),
+                [(v.path, v.leader or "nothing", v.role) for v in arch.vectors],
             )
         )
     kinds = collections.Counter(node.kind for node in arch.nodes)
-    total = sum(_size(shape) for shape in shapes.values())
+    total = sum(map(math.prod, shapes.values()))
     parts.append(
         f"{kinds['layer']} layer(s), {kinds['sum']} sum(s), {kinds['join']} join(s), "
         f"{total:,} parameters\n"
@@ -71,13 +72,6 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     )
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
 def _integer(number: int) -> str:
     digits = str(number)  # exact, where an e-notation would not be
     return (
@@ -87,7 +81,7 @@ def _integer(number: int) -> str:
     )
 
 
-def labels_of(arch: Architecture) -> list[str]:
+def labels_of(arch: LayerGraph) -> list[str]:
     """A short text for each node."""
     labels = []
     for node in arch.nodes:
@@ -110,7 +104,7 @@ def _layer_label(layer: Layer, fan_in: int) -> str:
     return f"{path}: {kind}, {fan_in}"
 
 
-def to_dot(arch: Architecture) -> str:
+def to_dot(arch: LayerGraph) -> str:
     """The graph in the language of Graphviz."""
     lines = ["digraph architecture {", "  rankdir=TB;", "  node [style=filled];"]
     for index, (node, label) in enumerate(
@@ -129,12 +123,17 @@ def to_dot(arch: Architecture) -> str:
     return "\n".join([*lines, "}"])
 
 
-def plot(arch: Architecture, ax: Any = None) -> Any:
+def plot(arch: LayerGraph, ax: Any = None) -> Any:
     """Draws the graph from top to bottom, one row for each step of the longest path."""
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "arch.plot() needs matplotlib; install it with: "
+            'pip install "hpfree-jax[train]"'
+        ) from error
     rows = _rows(arch)
-    places = _places(arch, rows)
+    columns = _columns(arch, rows)
     num_rows = max(rows) + 1
     widest = max(collections.Counter(rows).values())
     height, width = max(2.0, 0.34 * num_rows), max(4.0, 2.6 * (widest + 1))
@@ -142,25 +141,53 @@ def plot(arch: Architecture, ax: Any = None) -> Any:
         figure = Figure(figsize=(width, height), layout="constrained")
         ax = figure.subplots()
     size = _font_size(ax, num_rows)
-    labels = labels_of(arch)
-    taken_in = collections.defaultdict(list)  # columns that are taken, by row
-    for row, place in zip(rows, places, strict=True):
-        taken_in[row].append(place)
-    ax.set_xlim(min(places) - 1, max(places) + 1)
+    ax.set_xlim(min(columns) - 1, max(columns) + 1)
     ax.set_ylim(-num_rows + 0.4, 0.6)
     ax.set_axis_off()
+    _draw_edges(ax, arch, rows, columns, size)
+    for index, (node, label) in enumerate(
+        zip(arch.nodes, labels_of(arch), strict=True)
+    ):
+        ax.text(
+            columns[index],
+            -rows[index],
+            label,
+            ha="center",
+            va="center",
+            fontsize=size,
+            zorder=2,
+            bbox={
+                "boxstyle": "circle" if node.kind == "sum" else "round,pad=0.25",
+                "facecolor": COLORS[node.kind],
+                "edgecolor": "black" if index in arch.outputs else "none",
+                "linewidth": 1.0,
+            },
+        )
+    return ax
+
+
+def _draw_edges(
+    ax: Any, arch: LayerGraph, rows: list[int], columns: list[float], size: float
+) -> None:
+    """Arrows, bent where they would pass behind a node."""
+    taken = collections.defaultdict(list)  # the columns of the nodes of a row
+    for row, column in zip(rows, columns, strict=True):
+        taken[row].append(column)
     for index, node in enumerate(arch.nodes):
         for pred in node.preds:
-            column = [taken_in[row] for row in range(rows[pred] + 1, rows[index])]
+            between = range(rows[pred] + 1, rows[index])
             is_hidden = any(
-                abs(taken - places[pred]) < 0.2 for row in column for taken in row
+                abs(column - columns[pred]) < 0.2
+                for row in between
+                for column in taken[row]
             )
-            ends = (places[pred], -rows[pred]), (places[index], -rows[index])
-            bend = _bend(ax, *ends) if is_hidden else 0.0
+            start = columns[pred], -rows[pred]
+            end = columns[index], -rows[index]
+            bend = _bend(ax, start, end) if is_hidden else 0.0
             ax.annotate(
                 "",
-                xy=ends[1],
-                xytext=ends[0],
+                xy=end,
+                xytext=start,
                 arrowprops={
                     "arrowstyle": "-|>",
                     "color": "#777777",
@@ -171,24 +198,6 @@ def plot(arch: Architecture, ax: Any = None) -> Any:
                 },
                 zorder=1,
             )
-    for index, node in enumerate(arch.nodes):
-        style = "circle" if node.kind == "sum" else "round,pad=0.25"
-        ax.text(
-            places[index],
-            -rows[index],
-            labels[index],
-            ha="center",
-            va="center",
-            fontsize=size,
-            zorder=2,
-            bbox={
-                "boxstyle": style,
-                "facecolor": COLORS[node.kind],
-                "edgecolor": "black" if index in arch.outputs else "none",
-                "linewidth": 1.0,
-            },
-        )
-    return ax
 
 
 def _bend(ax: Any, start: tuple[float, float], end: tuple[float, float]) -> float:
@@ -205,7 +214,7 @@ def _font_size(ax: Any, num_rows: int) -> float:
     return max(3.0, min(8.0, 72 * inches / max(num_rows, 1) * 0.38))
 
 
-def _rows(arch: Architecture) -> list[int]:
+def _rows(arch: LayerGraph) -> list[int]:
     """The longest way from the start to each node."""
     rows: list[int] = []
     for node in arch.nodes:
@@ -213,8 +222,8 @@ def _rows(arch: Architecture) -> list[int]:
     return rows
 
 
-def _places(arch: Architecture, rows: list[int]) -> list[float]:
-    """Columns: below what feeds a node, side by side where several share a row."""
+def _columns(arch: LayerGraph, rows: list[int]) -> list[float]:
+    """Below what feeds a node, side by side where several share a row."""
     members = collections.defaultdict(list)
     for index, row in enumerate(rows):
         members[row].append(index)

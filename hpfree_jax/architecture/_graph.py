@@ -2,14 +2,14 @@
 
 import collections
 import dataclasses
-import difflib
 import functools
+from collections.abc import Callable, Iterable
 from fractions import Fraction
-from typing import Any
+from typing import Literal
 
-from jaxtyping import PyTree
-
-from hpfree_jax.layouts._layout import Layout, Matrix, Vector
+LayerKind = Literal["dense", "conv", "embedding"]
+VectorRole = Literal["scale", "shift", "weight_scale"]
+NodeKind = Literal["input", "layer", "sum", "join"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Layer:
     """
 
     path: str
-    kind: str
+    kind: LayerKind
     fan_in: int
     fan_out: int
     kernel_size: tuple[int, ...]
@@ -100,7 +100,7 @@ class VectorLeaf:
       leader: path of the layer that feeds it (the latest one upstream; where that is
         stacked otherwise, the nearest that fits), or None where none fits.
       stack_axes: axes of the leaf along which layers are stacked, like its leader.
-      how: ``"scale"``, ``"shift"``, or ``"weight_scale"`` for a factor of weights.
+      role: ``"scale"``, ``"shift"``, or ``"weight_scale"`` for a factor of weights.
       is_offset: whether a constant is added to it first, as in ``1 + scale``.
       in_axes: axes of a leaf of several axes that are contracted with
         constants, or with other such parameters, and never with a signal.
@@ -109,9 +109,14 @@ class VectorLeaf:
     path: str
     leader: str | None
     stack_axes: tuple[int, ...] = ()
-    how: str = "shift"
+    role: VectorRole = "shift"
     is_offset: bool = False
     in_axes: tuple[int, ...] = ()
+
+    @property
+    def how(self) -> VectorRole:
+        """The former name of :attr:`role`."""
+        return self.role
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +131,7 @@ class Node:
       label: for an input, which one.
     """
 
-    kind: str
+    kind: NodeKind
     preds: tuple[int, ...] = ()
     layer: int = -1
     fan_in: int = 0
@@ -134,28 +139,10 @@ class Node:
 
 
 @dataclasses.dataclass(frozen=True)
-class Architecture:
-    r"""The graph of layers of a model, from :func:`trace_architecture`.
+class LayerGraph:
+    """Nodes, layers and vectors, and the statistics of all paths through the nodes.
 
-    A path runs from an input to an output along the edges of the graph; its depth is
-    the number of layers on it. With :math:`c_v(d)` the number of paths of depth
-    :math:`d` from the inputs to node :math:`v`,
-
-    .. math::
-        c_v(d) = \sum_{u \to v} c_u(d - [v \text{ is a layer}]), \qquad
-        c_\text{input}(d) = [d = 0],
-
-    so that paths are counted node by node and never listed. All counts are exact
-    Python integers.
-
-    Attributes:
-      nodes: in the order of execution, so that edges point forward.
-      outputs: numbers of the nodes that the model returns.
-      layers: one for each weight, in the order of first use. A stack of layers is one
-        entry here and as many nodes as it has slices.
-      vectors: biases, scales and shifts.
-      leaves: (path, shape) of every floating-point parameter.
-      others: paths of parameters that are returned as they are and act on no signal.
+    The fields are those of :class:`Architecture`.
     """
 
     nodes: tuple[Node, ...]
@@ -163,34 +150,29 @@ class Architecture:
     layers: tuple[Layer, ...]
     vectors: tuple[VectorLeaf, ...]
     leaves: tuple[tuple[str, tuple[int, ...]], ...]
-    others: tuple[str, ...] = ()
-
-    # --- path statistics --------------------------------------------------------------
+    returned_leaves: tuple[str, ...] = ()
 
     @functools.cached_property
     def path_depths(self) -> dict[int, int]:
         """{depth: number of input-to-output paths with that many layers}."""
-        waiting = collections.Counter(
-            pred for node in self.nodes for pred in node.preds
-        )
-        counts: dict[int, dict[int, int]] = {}
-        depths: dict[int, int] = collections.defaultdict(int)
+        uses = collections.Counter(pred for node in self.nodes for pred in node.preds)
+        counts: dict[int, collections.Counter[int]] = {}
+        depths: collections.Counter[int] = collections.Counter()
         for index, node in enumerate(self.nodes):
             step = int(node.kind == "layer")
-            total: dict[int, int] = collections.defaultdict(int)
+            total: collections.Counter[int] = collections.Counter()
             if node.kind == "input":
                 total[0] = 1
             for pred in node.preds:
                 for depth, count in counts[pred].items():
                     total[depth + step] += count
-                waiting[pred] -= 1
-                if not waiting[pred]:  # nothing needs it any more
+                uses[pred] -= 1
+                if not uses[pred]:  # nothing needs it any more
                     del counts[pred]
-            if waiting[index]:
+            if uses[index]:
                 counts[index] = total
             if index in self.outputs:
-                for depth, count in total.items():
-                    depths[depth] += count
+                depths.update(total)
         return dict(sorted(depths.items()))
 
     @functools.cached_property
@@ -209,7 +191,7 @@ class Architecture:
             sum(moments[output][i] for output in self.outputs) for i in range(4)
         )
 
-    def _extreme_depth(self, choose: Any) -> int:
+    def _extreme_depth(self, choose: Callable[[Iterable[int]], int]) -> int:
         depths: list[int | None] = []
         for node in self.nodes:
             found = [d for d in (depths[pred] for pred in node.preds) if d is not None]
@@ -242,116 +224,3 @@ class Architecture:
     def max_depth(self) -> int:
         """The largest number of layers on a path."""
         return self._extreme_depth(max)
-
-    # --- parts ------------------------------------------------------------------------
-
-    def subgraph(self, prefix: str) -> "Architecture":
-        """The part of the graph whose layers lie under a path, as one block.
-
-        Besides the layers whose path is ``prefix`` or starts with ``prefix/``, it holds
-        the sums and joins that combine nothing but these and what feeds them (a
-        residual sum at the end of the block, say). What feeds them are its inputs, and
-        what the rest of the model uses are its outputs. In-degrees and leaders stay
-        what they are in the whole model.
-
-        Raises:
-          ValueError: if no layer lies under ``prefix``.
-        """
-        prefix = prefix.rstrip("/")
-        below = lambda path: path == prefix or path.startswith(prefix + "/")
-        chosen = [i for i, layer in enumerate(self.layers) if below(layer.path)]
-        if not chosen:
-            names = {
-                "/".join(layer.path.split("/")[:depth])
-                for layer in self.layers
-                for depth in range(1, layer.path.count("/") + 2)
-            }
-            close = difflib.get_close_matches(prefix, sorted(names), n=3)
-            hint = ", ".join(f"`{name}`" for name in close or sorted(names)[:3])
-            raise ValueError(
-                f"No layer has a path under `{prefix}`. Paths that there are: {hint}."
-            )
-        inside = {i for i, node in enumerate(self.nodes) if node.layer in chosen}
-        sources = {pred for i in inside for pred in self.nodes[i].preds} - inside
-        for index, node in enumerate(self.nodes):
-            if node.kind not in ("sum", "join") or not set(node.preds) & inside:
-                continue
-            if set(node.preds) <= inside | sources:
-                inside.add(index)
-        sources = {pred for i in inside for pred in self.nodes[i].preds} - inside
-        order = sorted(inside | sources)
-        numbers = {index: number for number, index in enumerate(order)}
-        places = {layer: place for place, layer in enumerate(chosen)}
-        nodes = []
-        for index in order:
-            node = self.nodes[index]
-            if index in sources:
-                nodes.append(Node("input", label=self._name(index)))
-                continue
-            nodes.append(
-                dataclasses.replace(
-                    node,
-                    preds=tuple(numbers[pred] for pred in node.preds),
-                    layer=places.get(node.layer, -1),
-                )
-            )
-        used_outside = {
-            pred
-            for index, node in enumerate(self.nodes)
-            if index not in inside
-            for pred in node.preds
-        }
-        outputs = inside & (used_outside | set(self.outputs))
-        return Architecture(
-            nodes=tuple(nodes),
-            outputs=tuple(numbers[index] for index in sorted(outputs)),
-            layers=tuple(self.layers[i] for i in chosen),
-            vectors=tuple(v for v in self.vectors if below(v.path)),
-            leaves=tuple(leaf for leaf in self.leaves if below(leaf[0])),
-            others=tuple(path for path in self.others if below(path)),
-        )
-
-    def _name(self, index: int) -> str:
-        node = self.nodes[index]
-        if node.kind == "input":
-            return node.label
-        return self.layers[node.layer].path if node.kind == "layer" else node.kind
-
-    # --- what other methods need ------------------------------------------------------
-
-    def layout(
-        self,
-        params: PyTree | None = None,
-        overrides: dict[str, Matrix | Vector | None] | None = None,
-    ) -> Layout:
-        """The exact :class:`hpfree_jax.Layout` of the model, for AGD.
-
-        See :func:`hpfree_jax.architecture.layout_of`.
-        """
-        from hpfree_jax.architecture._to_layout import layout_of
-
-        return layout_of(self, params, overrides)
-
-    # --- for people -------------------------------------------------------------------
-
-    def summary(self) -> str:
-        """The layers, vectors and path statistics, as a table to print."""
-        from hpfree_jax.architecture._draw import summary
-
-        return summary(self)
-
-    def to_dot(self) -> str:
-        """The graph in the language of Graphviz."""
-        from hpfree_jax.architecture._draw import to_dot
-
-        return to_dot(self)
-
-    def plot(self, ax: Any = None) -> Any:
-        """Draws the graph with matplotlib, inputs on top, and returns the axes.
-
-        Args:
-          ax: matplotlib axes to draw on; None makes a figure of a fitting size.
-        """
-        from hpfree_jax.architecture._draw import plot
-
-        return plot(self, ax)

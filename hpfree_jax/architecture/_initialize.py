@@ -1,6 +1,7 @@
 """Draws every parameter of a traced model at the scale that its graph asks for."""
 
 import math
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +9,24 @@ from jaxtyping import Array, PyTree
 
 from hpfree_jax._base import check_choice, is_inexact
 from hpfree_jax._paths import map_with_name
-from hpfree_jax.architecture._graph import Architecture, Layer, LeafAxes, VectorLeaf
+from hpfree_jax._weight_scale import normal, standard_deviation
+from hpfree_jax.architecture._graph import Layer, LayerGraph, LeafAxes, VectorLeaf
 from hpfree_jax.architecture._to_layout import check_params, layout_of
-from hpfree_jax.initializers._architecture_aware import normal, standard_deviation
-from hpfree_jax.initializers._scaled_orthogonal import scaled_orthogonal
-from hpfree_jax.layouts._layout import Matrix
+from hpfree_jax.initializers import scaled_orthogonal
+from hpfree_jax.layouts import Matrix
+
+Fan = Literal["fan_in", "fan_out"]
+Degree = Literal["target", "source"]
 
 
 def initialize(
     key: Array,
     params: PyTree,
-    arch: Architecture,
-    scheme: str = "principled",
+    arch: LayerGraph,
+    scheme: Literal["principled", "agd"] = "principled",
     *,
-    fan: str = "fan_in",
-    degree: str = "target",
+    fan: Fan = "fan_in",
+    degree: Degree = "target",
 ) -> PyTree:
     r"""Draws all parameters of a traced model anew.
 
@@ -92,8 +96,8 @@ def initialize(
     {'a': '0.13', 'b': '0.13', 'c': '0.03'}
     """
     check_choice("scheme", scheme, ("principled", "agd"))
-    check_choice("fan", fan, ("fan_in", "fan_out"))
-    check_choice("degree", degree, ("target", "source"))
+    check_choice("fan", fan, get_args(Fan))
+    check_choice("degree", degree, get_args(Degree))
     if scheme == "agd" and (fan, degree) != ("fan_in", "target"):
         raise ValueError(
             '`fan` and `degree` belong to the scheme "principled"; "agd" takes its '
@@ -108,7 +112,7 @@ def initialize(
         )
     )
     vectors = {vector.path: vector for vector in arch.vectors}
-    others = dict.fromkeys(arch.others)
+    others = dict.fromkeys(arch.returned_leaves)
     layout = layout_of(arch, overrides=others) if scheme == "agd" else None
     weights = {
         leaf.path: (layer, leaf)
@@ -138,7 +142,7 @@ def initialize(
 
 
 def _scale(
-    layer: Layer, leaf: LeafAxes, shape: tuple[int, ...], fan: str, degree: str
+    layer: Layer, leaf: LeafAxes, shape: tuple[int, ...], fan: Fan, degree: Degree
 ) -> float:
     is_readout = layer.readout_fan_in > 0
     if leaf.is_factor and (not leaf.is_last or _has_whole(layer)):
@@ -164,4 +168,4 @@ def _has_whole(layer: Layer) -> bool:
 
 
 def _constant(vector: VectorLeaf) -> float:
-    return 0.0 if vector.how == "shift" or vector.is_offset else 1.0
+    return 0.0 if vector.role == "shift" or vector.is_offset else 1.0

@@ -13,11 +13,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from hpfree_jax.architecture._dag import Dag
-from hpfree_jax.architecture._graph import Architecture
+from hpfree_jax.architecture._graph import LayerGraph
 
 SMALLEST_VALIDATED_FACTOR = 1e-2
 
-Depths = Architecture | Dag | Mapping[int, int] | Iterable[int]
+Depths = LayerGraph | Dag | Mapping[int, int] | Iterable[int]
 
 
 def scale_learning_rate(
@@ -163,7 +163,7 @@ def find_max_learning_rate(
 
 
 def _sum_of_cubes(name: str, depths: Any) -> int:
-    if isinstance(depths, Architecture | Dag):
+    if isinstance(depths, LayerGraph | Dag):
         total = depths.sum_cubed_depths
     else:
         if isinstance(depths, str):

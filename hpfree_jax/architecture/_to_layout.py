@@ -6,12 +6,14 @@ from jaxtyping import PyTree
 
 from hpfree_jax._base import is_inexact
 from hpfree_jax._paths import is_under, left_out, named_leaves
-from hpfree_jax.architecture._graph import Architecture
-from hpfree_jax.layouts._layout import Layout, Matrix, Vector
+from hpfree_jax.architecture._graph import Layer, LayerGraph, LeafAxes, VectorLeaf
+from hpfree_jax.layouts import Layout, Matrix, Vector
+
+_OTHER_MODEL = "These are parameters of another model than the one traced: "
 
 
 def layout_of(
-    arch: Architecture,
+    arch: LayerGraph,
     params: PyTree | None = None,
     overrides: Mapping[str, Matrix | Vector | None] | None = None,
 ) -> Layout:
@@ -41,79 +43,76 @@ def layout_of(
     """
     if params is not None:
         check_params(arch, params)
-    rules: dict[str, Matrix | Vector | None] = {}
-    for layer in arch.layers:
-        for leaf in layer.leaves:
-            if leaf.path in rules:
-                continue
-            rules[leaf.path] = Matrix(
-                leaf.in_axes,
-                leaf.out_axes,
-                leaf.position_axes,
-                leaf.stack_axes,
-                1 if leaf.is_factor else layer.splits * layer.residual_blocks,
-                1 if leaf.is_factor else layer.splits,
-            )
     shapes = dict(arch.leaves)
     overrides = dict(overrides or {})
-    for vector in arch.vectors:
-        if vector.in_axes:
-            taken = (*vector.in_axes, *vector.stack_axes)
-            out_axes = (a for a in range(len(shapes[vector.path])) if a not in taken)
-            rules[vector.path] = Matrix(
-                vector.in_axes, tuple(out_axes), (), vector.stack_axes
-            )
-        elif vector.leader is None and vector.path not in overrides:
-            raise ValueError(
-                f"The vector `{vector.path}` of shape {shapes[vector.path]} has no "
-                "leader: there is no layer that is stacked as it is. Give its rule: "
-                f"arch.layout(overrides={{{vector.path!r}: hp.Vector(leader=...)}}), "
-                "or None to leave it alone."
-            )
-        elif vector.leader is not None:
-            rules[vector.path] = Vector(vector.leader, vector.stack_axes)
     for path in overrides:
         if path not in shapes:
             raise ValueError(
                 f"`overrides` names `{path}`, which is no floating-point parameter of "
                 "the traced model."
             )
-    for path in arch.others:
+    rules: dict[str, Matrix | Vector | None] = {}
+    for layer in arch.layers:
+        for leaf in layer.leaves:
+            rules.setdefault(leaf.path, _matrix(layer, leaf))
+    for vector in arch.vectors:
+        if vector.path not in overrides:
+            rules[vector.path] = _vector_rule(vector, shapes[vector.path])
+    for path in arch.returned_leaves:
         if path not in overrides:
             raise ValueError(
-                f"The parameter `{path}` is returned and acts on no signal, so that "
-                f"it is neither a matrix nor a vector. Give its rule: "
+                f"The model returns the parameter `{path}` and applies it to no "
+                "signal, so that it is neither a matrix nor a vector. Give its rule: "
                 f"arch.layout(overrides={{{path!r}: None}}) leaves it alone."
             )
     rules |= overrides
     return Layout({path: rules[path] for path, _ in arch.leaves})
 
 
-def check_params(arch: Architecture, params: PyTree) -> None:
+def _matrix(layer: Layer, leaf: LeafAxes) -> Matrix:
+    return Matrix(
+        leaf.in_axes,
+        leaf.out_axes,
+        leaf.position_axes,
+        leaf.stack_axes,
+        1 if leaf.is_factor else layer.splits * layer.residual_blocks,
+        1 if leaf.is_factor else layer.splits,
+    )
+
+
+def _vector_rule(vector: VectorLeaf, shape: tuple[int, ...]) -> Matrix | Vector:
+    if vector.in_axes:
+        taken = (*vector.in_axes, *vector.stack_axes)
+        out_axes = tuple(axis for axis in range(len(shape)) if axis not in taken)
+        return Matrix(vector.in_axes, out_axes, (), vector.stack_axes)
+    if vector.leader is None:
+        raise ValueError(
+            f"The vector `{vector.path}` of shape {shape} has no leader: no layer is "
+            f"stacked as it is. Give its rule: arch.layout(overrides="
+            f"{{{vector.path!r}: hp.Vector(leader=...)}}), or None to leave it alone."
+        )
+    return Vector(vector.leader, vector.stack_axes)
+
+
+def check_params(arch: LayerGraph, params: PyTree) -> None:
     """Raises unless the floating-point leaves are those of the traced model."""
     found = {
         leaf.name: tuple(leaf.value.shape)
         for leaf in named_leaves(params)
         if is_inexact(leaf.value)
     }
-    gaps = left_out(params)
-    for path, shape in arch.leaves:
-        if is_under(path, gaps):
-            continue
-        if path not in found:
-            raise ValueError(
-                f"These are parameters of another model than the one traced: they lack "
-                f"`{path}` of shape {shape}."
-            )
-        if found[path] != shape:
-            raise ValueError(
-                f"These are parameters of another model than the one traced: `{path}` "
-                f"has the shape {found[path]} and not {shape}."
-            )
     known = dict(arch.leaves)
+    gaps = left_out(params)
+    for path, shape in known.items():
+        if is_under(path, gaps) or found.get(path) == shape:
+            continue
+        if path in found:
+            what = f"`{path}` has the shape {found[path]}, not {shape}."
+        else:
+            what = f"`{path}` of shape {shape} is missing."
+        raise ValueError(_OTHER_MODEL + what)
     for path, shape in found.items():
         if path not in known:
             raise ValueError(
-                f"These are parameters of another model than the one traced, which has "
-                f"no `{path}` of shape {shape}."
+                f"{_OTHER_MODEL}the traced one has no `{path}` of shape {shape}."
             )

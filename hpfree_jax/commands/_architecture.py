@@ -43,7 +43,7 @@ class ArchitectureCommand(ModelConfig):
         row = MODELS[self.model]
         if row.takes_tokens:
             classes = DATASETS[self.dataset].num_classes if self.dataset else None
-            context = self.context or row.settings["context"]
+            context = self.context or row.defaults["context"]
             return (context,), classes or row.num_classes
         data = DATASETS[self.dataset or "digits"]
         return data.input_shape, data.num_classes

@@ -14,7 +14,7 @@ from hpfree_jax._errors import UserError, look_up
 from hpfree_jax.commands._arguments import parse_arguments
 from hpfree_jax.commands._compare import print_tables
 from hpfree_jax.comparison._specs import (
-    NAMES,
+    METHOD_NAMES,
     MethodSpec,
     TaskSpec,
     parse_method,
@@ -24,10 +24,8 @@ from hpfree_jax.comparison._specs import (
 from hpfree_jax.comparison._tables import Table
 from hpfree_jax.data import DATASETS, Dataset, TokenDataset
 from hpfree_jax.models import MODELS
-from hpfree_jax.training import LOSSES
 from hpfree_jax.training._model_config import check_kind, check_positive, option
-from hpfree_jax.training._state import start
-from hpfree_jax.training._steps import make_train_steps
+from hpfree_jax.training.engine import ResidentData, make_step, prepare
 
 PROGRAM = "hpfree bench"
 BASE = "adamw"
@@ -43,7 +41,10 @@ class BenchConfig:
     compiled step.
     """
 
-    methods: Annotated[tuple[str, ...], option("Methods.", NAMES)] = ("auto", "agd")
+    methods: Annotated[tuple[str, ...], option("Methods.", METHOD_NAMES)] = (
+        "auto",
+        "agd",
+    )
     model: Annotated[str, option("Network, as fcn:depth=8.", MODELS)] = "fcn"
     dataset: Annotated[
         str | None,
@@ -157,22 +158,23 @@ def _compile(
             "does not time; see benchmarks/hypergradient_time.py"
         )
     # The horizon is that of a training: no schedule may end within the rounds.
-    parts, state = start(config, dataset, total_steps=10**6)
-    train_steps: Any = make_train_steps(parts, LOSSES[task.loss])
+    parts, state = prepare(config, dataset, total_steps=10**6)
+    step: Any = make_step(parts)
     examples = jax.device_put(dataset.train_arrays)
     order = dataset.epoch_order(jax.random.key(0))[: parts.batch_size]
     order = jnp.resize(order, (dataset.num_train,))
-    compiled = train_steps.lower(state, examples, order, 1, None).compile()
+    data = ResidentData(examples, order)
+    compiled = step.lower(state, data, 1).compile()
     analysis = compiled.cost_analysis() or {}
     carry = [state]
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
 
-    def step():
-        carry[0], metrics = train_steps(carry[0], examples, order, 1, None)
+    def run():
+        carry[0], metrics = step(carry[0], data, 1)
         jax.block_until_ready((carry[0], metrics))
 
-    step()  # compiles what the calls use, and fills caches
-    return step, analysis.get("flops", np.nan), state_bytes
+    run()  # compiles what the calls use, and fills caches
+    return run, analysis.get("flops", np.nan), state_bytes
 
 
 def _random_data(task: TaskSpec) -> Dataset | TokenDataset:
@@ -182,7 +184,7 @@ def _random_data(task: TaskSpec) -> Dataset | TokenDataset:
     size = 2 * task.batch_size
     if MODELS[task.model].takes_tokens:
         context = task.model_settings.get("context")
-        context = context or MODELS[task.model].settings["context"]
+        context = context or MODELS[task.model].defaults["context"]
         classes = row.num_classes or MODELS[task.model].num_classes
         tokens = generator.integers(classes, size=size * context + 1)
         tokens = tokens.astype(np.uint16)

@@ -5,12 +5,8 @@ import shlex
 from hpfree_jax.commands._arguments import parse_arguments
 from hpfree_jax.comparison._compare import compare
 from hpfree_jax.comparison._config import CompareConfig
-from hpfree_jax.comparison._results import Summary
-from hpfree_jax.comparison._standings import Standings, timed_runs
-from hpfree_jax.comparison._standings_tables import leaderboard
-from hpfree_jax.comparison._suite_runs import find_runs
-from hpfree_jax.comparison._suites import SUITES
-from hpfree_jax.comparison._tables import Table, score_table, task_table
+from hpfree_jax.comparison._results import Results, tuned_adam_target
+from hpfree_jax.comparison._tables import Table, leaderboard, score_table, task_table
 
 PROGRAM = "hpfree compare"
 INTERRUPTED = 130
@@ -32,21 +28,20 @@ def run_compare(args: list[str]) -> int:
         print(f"  {PROGRAM} {shlex.join(rest)}", flush=True)
         return INTERRUPTED
     print(f"runs: {result.runs_made} made, {result.runs_found} found")
-    if config.suite is None:
-        tables = _tables(result.summary)
-    else:
-        tasks = SUITES[config.suite]
-        found = list(find_runs(result.directory, tasks))
-        tables = leaderboard(Standings(timed_runs(found, tasks), tasks))
-    print_tables(tables)
+    print_tables(_tables(result.summary, is_suite=config.suite is not None))
     print(f"table: {result.directory / f'results.{config.table}'}")
     print(f"report: {result.directory / 'report.html'}")
     return 0
 
 
-def _tables(summary: Summary) -> list[Table]:
-    tables = [task_table(summary, task) for task in summary.plan.tasks]
-    return [*tables, score_table(summary)] if len(tables) > 1 else tables
+def _tables(results: Results, is_suite: bool) -> list[Table]:
+    if is_suite:
+        results = Results(
+            results.plan, results.read, target=tuned_adam_target, grid_choice="test"
+        )
+        return leaderboard(results)
+    tables = [task_table(results, task) for task in results.plan.tasks]
+    return [*tables, score_table(results)] if len(tables) > 1 else tables
 
 
 def print_tables(tables: list[Table]) -> None:

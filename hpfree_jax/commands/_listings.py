@@ -62,7 +62,7 @@ def _cells(row: Model) -> list[str]:
         ("tokens", "in the vocabulary") if row.takes_tokens else ("", "classes")
     )
     data = f"{shape} {unit}".strip() + f", {row.num_classes:,} {classes}"
-    settings = ", ".join(_setting(name, value) for name, value in row.settings.items())
+    settings = ", ".join(_setting(name, value) for name, value in row.defaults.items())
     return [f"{row.parameters:,}", data, row.reference, settings]
 
 

@@ -1,28 +1,34 @@
 """A whole comparison: new, or continued."""
 
-import contextlib
 import dataclasses
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-
-import jax
 
 from hpfree_jax._errors import UserError
 from hpfree_jax.comparison._config import CompareConfig, default_directory
-from hpfree_jax.comparison._datasets import load_datasets, report_damage
 from hpfree_jax.comparison._plan import Plan
-from hpfree_jax.comparison._records import RunRecord, write_whole
+from hpfree_jax.comparison._records import LOGGER, RunRecord, write_result
 from hpfree_jax.comparison._report import render_report
-from hpfree_jax.comparison._results import Summary, summarise
-from hpfree_jax.comparison._rows import table_bytes
-from hpfree_jax.comparison._runner import Runner, Stopped, machine, now
+from hpfree_jax.comparison._results import Results
+from hpfree_jax.comparison._rows import check_format, table_bytes
+from hpfree_jax.comparison._runner import Runner, Stopped
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
-from hpfree_jax.data._held_out import AnyDataset
-from hpfree_jax.training._interrupt import Interrupt
-from hpfree_jax.training._run_directory import LOCK, RunDirectory
+from hpfree_jax.data import AnyDataset, open_dataset
+from hpfree_jax.models import MODELS
+from hpfree_jax.training import Progress
+from hpfree_jax.training.engine import (
+    LOCK,
+    Interrupt,
+    enough_memory,
+    lock,
+    machine,
+    now,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +36,15 @@ class Comparison:
     """How a comparison ended, and where its files are."""
 
     directory: Path
-    summary: Summary | None  # None if it was interrupted
+    summary: Results | None  # None if it was interrupted
     runs_made: int  # in this session
     runs_found: int  # made before
 
 
 def compare(
-    config: CompareConfig, tasks: Sequence[TaskSpec] | None = None
+    config: CompareConfig,
+    tasks: Sequence[TaskSpec] | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Runs what is not there yet of a comparison; writes the table and the report.
 
@@ -46,33 +54,40 @@ def compare(
       config: the options.
       tasks: in place of those of the options; they may differ in length, batches and
         loss.
+      progress: is told of each group of runs; None: they are printed.
 
     Raises:
       UserError: if something that was asked for is impossible; of what was finished
         before, nothing is lost.
     """
     plan = config.plan(tasks)
+    check_format(config.table)
     directory = config.output_dir or default_directory()
     _earlier_sessions(plan, directory)
     datasets = load_datasets(plan.tasks, config.data_dir)
-    session = _Session(plan, directory, datasets, config.parallel)
-    with RunDirectory(directory).lock():
+    progress = progress or Progress()
+    session = _Session(plan, directory, datasets, config.parallel, progress)
+    with lock(directory):
         # Again: another process may have been first.
         sessions = [*_earlier_sessions(plan, directory), _this_session()]
         session.check_missing()
         content = {"plan": plan.to_json(), "sessions": sessions}
-        write_whole(directory / "plan.json", json.dumps(content, indent=2) + "\n")
+        write_result(directory / "plan.json", json.dumps(content, indent=2) + "\n")
         with Interrupt() as interrupt:
             try:
                 session.run(lambda: interrupt.requested)
             except Stopped:
                 return Comparison(directory, None, session.made, session.found)
-        report_damage(datasets.values())
-        summary = summarise(plan, session.read, config.target, config.grid_choice)
-        write_whole(
+        damage = (note for data in datasets.values() for note in data.damage())
+        for note in dict.fromkeys(damage):  # tasks may share a dataset
+            LOGGER.warning(note)
+        summary = Results(
+            plan, session.read, target=config.target, grid_choice=config.grid_choice
+        )
+        write_result(
             directory / f"results.{config.table}", table_bytes(summary, config.table)
         )
-        write_whole(directory / "report.html", render_report(summary, sessions))
+        write_result(directory / "report.html", render_report(summary, sessions))
     return Comparison(directory, summary, session.made, session.found)
 
 
@@ -85,9 +100,11 @@ class _Session:
         directory: Path,
         datasets: Mapping[str, AnyDataset],  # by the task's name
         parallel: str,
+        progress: Progress,
     ):
         self._plan, self._directory = plan, directory
         self._datasets, self._parallel = datasets, parallel
+        self._progress = progress
         self.made = self.found = 0
 
     def read(self, task: TaskSpec, variant: MethodSpec) -> list[RunRecord]:
@@ -114,15 +131,14 @@ class _Session:
             self.found += self._plan.num_seeds - len(missing)
             if not missing:
                 continue
-            print(
+            self._progress.say(
                 f"{number}/{len(groups)}  {task.name}  {variant.label}  "
-                f"seeds {', '.join(map(str, missing))}",
-                flush=True,
+                f"seeds {', '.join(map(str, missing))}"
             )
             runner = self._runner(task, variant, stop)
             for seeds in self._batches(runner, missing):
                 identities = [self._plan.identity(task, variant, s) for s in seeds]
-                with _enough_memory(task, variant, len(seeds)):
+                with _memory_for(task, variant, len(seeds)):
                     records = runner.run(seeds, identities)
                 for seed, record in zip(seeds, records, strict=True):
                     self._file(task, variant, seed).write(record)
@@ -130,7 +146,7 @@ class _Session:
 
     def _runner(self, task, variant, stop=lambda: False) -> Runner:
         dataset = self._datasets[task.name]
-        return Runner(task, variant, dataset, self._plan.rhythm(task), stop)
+        return Runner(task, variant, dataset, self._plan.intervals(task), stop)
 
     def _file(self, task, variant, seed):
         return self._plan.file(self._directory, task, variant, seed)
@@ -149,21 +165,42 @@ class _Session:
         return [seeds] if at_once else [[seed] for seed in seeds]
 
 
-@contextlib.contextmanager
-def _enough_memory(task: TaskSpec, variant: MethodSpec, num_seeds: int):
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in reason:
-            raise
-        remedy = "make `batch_size` smaller"
-        if num_seeds > 1:
-            remedy = "train one seed after another with --parallel never"
-        raise UserError(
-            f"{variant.label} on {task.name} does not fit into memory ({reason}); all "
-            f"runs finished before are kept: {remedy}, in the same --output-dir"
-        ) from error
+def _memory_for(
+    task: TaskSpec, variant: MethodSpec, num_seeds: int
+) -> AbstractContextManager[None]:
+    """Turns errors of too little memory into one that says what to do."""
+    remedy = "make `batch_size` smaller"
+    if num_seeds > 1:
+        remedy = "train one seed after another with --parallel never"
+    return enough_memory(
+        f"{variant.label} on {task.name} does not fit into memory",
+        f"all runs finished before are kept: {remedy}, in the same --output-dir",
+    )
+
+
+def load_datasets(
+    tasks: Sequence[TaskSpec], data_dir: str | os.PathLike[str] | None = None
+) -> dict[str, AnyDataset]:
+    """Opens the data of each task, by the task's name.
+
+    Tasks on the same data share the arrays, whatever the context of their models.
+
+    Args:
+      tasks: the tasks.
+      data_dir: TFDS directory, as everywhere.
+
+    Raises:
+      UserError: if some data is not there, or damaged.
+    """
+    opened: dict[str, AnyDataset] = {}
+    found = {}
+    for task in tasks:
+        settings = MODELS[task.model].defaults
+        context = task.model_settings.get("context") or settings.get("context", 0)
+        if task.dataset not in opened:
+            opened[task.dataset] = open_dataset(task.dataset, data_dir, context)
+        found[task.name] = opened[task.dataset].with_context(context)
+    return found
 
 
 def _earlier_sessions(plan: Plan, directory: Path) -> list[dict]:

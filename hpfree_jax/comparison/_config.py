@@ -13,7 +13,7 @@ from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._results import CHOICES
 from hpfree_jax.comparison._rows import FORMATS
 from hpfree_jax.comparison._specs import (
-    NAMES,
+    METHOD_NAMES,
     MethodSpec,
     TaskSpec,
     parse_method,
@@ -54,7 +54,7 @@ class CompareConfig:
     --output-dir.
     """
 
-    methods: Annotated[tuple[str, ...], option("Methods.", NAMES)] = (
+    methods: Annotated[tuple[str, ...], option("Methods.", METHOD_NAMES)] = (
         *("agd", "adam", "prodigy"),
     )
     suite: Annotated[
@@ -152,11 +152,11 @@ class CompareConfig:
             names = ", ".join(task.name for task in plan.tasks)
             raise UserError(f"tasks must have different names, got {names}")
         for task in plan.tasks:
-            log_every, evaluate_every = plan.rhythm(task)
-            if evaluate_every % log_every:
+            intervals = plan.intervals(task)
+            if intervals.evaluate_every % intervals.log_every:
                 raise UserError(
-                    f"`evaluate_every` {evaluate_every} must be a multiple of "
-                    f"`log_every`, which is {log_every} for {task.name}"
+                    f"`evaluate_every` {intervals.evaluate_every} must be a multiple "
+                    f"of `log_every`, which is {intervals.log_every} for {task.name}"
                 )
         return plan
 

@@ -1,17 +1,15 @@
-"""The pictures of the report: Matplotlib figures, and SVG to be put into a page."""
+"""The figures of the report, with Matplotlib, and as SVG elements of a page."""
 
 import io
 import itertools
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from hpfree_jax._plots import fit_limits, new_figure, tidy
 from hpfree_jax.comparison._profile import MAX_FACTOR, share_within
 from hpfree_jax.comparison._records import RunRecord
-from hpfree_jax.comparison._results import Summary
+from hpfree_jax.comparison._results import Results
 from hpfree_jax.comparison._specs import TaskSpec
 
 Style = Mapping[str, Any]
@@ -30,52 +28,48 @@ def line_styles(labels: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def draw_curves(summary: Summary, task: TaskSpec) -> Any:
-    """Losses, accuracy and effective rate of a task over the steps.
+def draw_curves(results: Results, task: TaskSpec) -> Any:
+    """Losses, accuracy and effective learning rate on a task over the steps.
 
-    A line is the mean over the seeds and the band reaches from the smallest to the
+    A line is the mean over the seeds and the band ranges from the smallest to the
     largest; a cross marks where a seed diverged.
     """
-    figure = _figure((11, 7.6))
+    figure = new_figure(11, 7.6)
     panels = {
         ("train", "loss"): ("Training loss", "log"),
         ("test", "loss"): ("Test loss", "log"),
         ("test", "accuracy"): ("Test accuracy", "linear"),
         ("train", "learning_rate"): ("Effective learning rate", "log"),
     }
-    styles = line_styles([method.label for method in summary.plan.methods])
+    styles = line_styles([method.label for method in results.plan.methods])
     axes_of = dict(zip(panels, figure.subplots(2, 2).flat, strict=True))
     for (split, key), axes in axes_of.items():
         title, scale = panels[split, key]
         axes.set(title=title, xlabel="step", xlim=(0, task.steps))
         limits = []
-        for method in summary.plan.methods:
-            records = summary.result(task, method).records
+        for method in results.plan.methods:
+            records = results.result(task, method).records
             style = styles[method.label]
             limits += _line_with_band(axes, records, split, key, style)
         if limits:
-            axes.set_yscale(scale)
-            _limit(axes, limits, scale)
+            fit_limits(axes, limits, scale)
         else:
             axes.text(0.5, 0.5, "no method has one", ha="center", va="center",
                       transform=axes.transAxes)  # fmt: skip
-        _tidy(axes)
-    target = summary.targets[task.name].loss
-    if math.isfinite(target):
-        top_left = axes_of["train", "loss"]
-        top_left.axhline(target, color="0.4", linewidth=0.8, linestyle=(0, (1, 2)))
-        top_left.annotate("target", (0.01, target), xycoords=("axes fraction", "data"),
-                          ha="left", va="bottom", color="0.4", fontsize=8)  # fmt: skip
+        tidy(axes)
+    target = results.targets[task.name]
+    if target.exists:
+        _mark_target(axes_of["train", "loss"], target.loss)
     _legend(figure, styles)
     return figure
 
 
-def draw_profiles(summary: Summary) -> Any:
-    """The share of tasks within a factor of the best time, in steps and seconds."""
-    figure = _figure((11, 4.6))
-    styles = line_styles([method.label for method in summary.plan.methods])
+def draw_profiles(results: Results) -> Any:
+    """The performance profiles, in steps and in seconds."""
+    figure = new_figure(11, 4.6)
+    styles = line_styles([method.label for method in results.plan.methods])
     for axes, unit in zip(figure.subplots(1, 2), ("steps", "seconds"), strict=True):
-        for label, ratios in summary.ratios(unit).items():
+        for label, ratios in results.ratios(unit).items():
             finite = sorted(ratio for ratio in ratios if ratio < MAX_FACTOR)
             factors = [1, *finite, MAX_FACTOR]
             shares = [share_within(ratios, factor) for factor in factors]
@@ -83,20 +77,20 @@ def draw_profiles(summary: Summary) -> Any:
         axes.set(
             title=f"{unit.capitalize()} to target",
             xlabel="factor of the best time",
-            ylabel="share of tasks",
+            ylabel="fraction of tasks",
             xlim=(1, MAX_FACTOR),
             ylim=(-0.03, 1.03),
         )
-        _tidy(axes)
+        tidy(axes)
     _legend(figure, styles)
     return figure
 
 
-def _figure(size):
-    # Without pyplot: no window system is looked for, and no global figure is kept.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=size, layout="constrained")
+def _mark_target(axes, loss: float) -> None:
+    grey = "0.4"
+    axes.axhline(loss, color=grey, linewidth=0.8, linestyle=(0, (1, 2)))
+    place = {"xycoords": ("axes fraction", "data"), "ha": "left", "va": "bottom"}
+    axes.annotate("target", (0.01, loss), **place, color=grey, fontsize=8)
 
 
 def _line_with_band(
@@ -106,47 +100,21 @@ def _line_with_band(
     by_step: dict[int, list[float]] = {}
     for record in records:
         lines = getattr(record, split)
-        for step, value in zip(lines["step"], lines[key], strict=True):
+        points = list(zip(lines["step"], lines[key], strict=True))
+        for step, value in points:
             if value is not None:
                 by_step.setdefault(step, []).append(value)
-        if record.diverged_at is not None and lines["step"] and lines[key][-1]:
-            axes.plot(lines["step"][-1], lines[key][-1], "x", color=style["color"])
+        if record.diverged_at is not None and points and points[-1][1]:
+            axes.plot(*points[-1], "x", color=style["color"])
     steps = sorted(by_step)
-    means = [statistics.fmean(by_step[step]) for step in steps]
+    values = [by_step[step] for step in steps]
+    means = list(map(statistics.fmean, values))
     marker = "o" if len(steps) == 1 else None
     axes.plot(steps, means, linewidth=1.4, marker=marker, **style)
-    if max(map(len, by_step.values()), default=0) > 1:
-        low, high = ([pick(by_step[s]) for s in steps] for pick in (min, max))
+    if max(map(len, values), default=0) > 1:
+        low, high = list(map(min, values)), list(map(max, values))
         axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, lw=0)
     return means
-
-
-def _limit(axes, values: Sequence[float], scale: str) -> None:
-    """Keeps one exploding method from flattening all others."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
-    values = [value for value in values if scale != "log" or value > 0]
-    if not values:
-        axes.set_yscale("linear")
-        return
-    low, high = np.min(values), np.max(values)
-    if scale == "log":
-        high = min(high, 1e3 * np.median(values))
-        low = max(low, 1e-6 * np.median(values))
-        axes.set_ylim(low / 1.3, high * 1.3)
-        if high / low < 300:  # few powers of ten: numbers between them, too
-            plain = FuncFormatter(lambda y, _: f"{y:g}")
-            axes.yaxis.set_major_formatter(plain)
-            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-            axes.yaxis.set_minor_formatter(plain)
-    else:
-        margin = 0.05 * (high - low) or 0.01
-        axes.set_ylim(low - margin, high + margin)
-
-
-def _tidy(axes) -> None:
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _legend(figure, styles: Mapping[str, Style]) -> None:

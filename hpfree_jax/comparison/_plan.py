@@ -1,4 +1,4 @@
-"""All runs of a comparison, and whether a directory holds a part of the same one."""
+"""The runs of a comparison, and whether a directory holds a part of the same one."""
 
 import dataclasses
 import hashlib
@@ -9,8 +9,8 @@ from typing import Any
 
 from hpfree_jax._errors import UserError
 from hpfree_jax.comparison._records import RecordFile
-from hpfree_jax.comparison._runner import Rhythm
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec, run_config, slug
+from hpfree_jax.training.engine import Intervals
 
 # What may grow when a comparison is continued, by adding to it.
 GROWING = ("tasks", "methods", "seeds")
@@ -40,11 +40,11 @@ class Plan:
         """The seeds of every method on every task."""
         return range(self.num_seeds)
 
-    def rhythm(self, task: TaskSpec) -> Rhythm:
-        """How often a run of the task is looked at."""
+    def intervals(self, task: TaskSpec) -> Intervals:
+        """When metrics of a run of the task are kept."""
         log_every = self.log_every or max(1, task.steps // 50)
-        evaluate_every = self.evaluate_every or task.evaluate_every
-        return Rhythm(log_every, evaluate_every or 5 * log_every)
+        evaluate_every = self.evaluate_every or task.evaluate_every or 5 * log_every
+        return Intervals(task.steps, log_every, evaluate_every)
 
     def groups(self) -> Iterator[tuple[TaskSpec, MethodSpec]]:
         """Each task with each method, and each rate of a grid, once."""
@@ -59,11 +59,13 @@ class Plan:
 
     def identity(self, task: TaskSpec, variant: MethodSpec, seed: int) -> dict:
         """All that the result of a run depends on, but for versions and machine."""
+        intervals = self.intervals(task)
         return {
             "task": task.identity(),
             **_identity(task, variant),
             "seed": seed,
-            **self.rhythm(task)._asdict(),
+            "log_every": intervals.log_every,
+            "evaluate_every": intervals.evaluate_every,
         }
 
     def file(

@@ -1,17 +1,17 @@
-"""Performance profiles: how often a method is within a factor of the best."""
+"""Performance profiles: how often a method is within a factor of the best time."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-MAX_FACTOR = 4.0  # to which the score integrates, as AlgoPerf does
+MAX_FACTOR = 4.0  # upper end of the integral that is the score, as in AlgoPerf
 
 
 def performance_ratios(
     times: Mapping[str, Sequence[float]],
 ) -> dict[str, list[float]]:
-    r"""Time of each method on each task over the best time of any method there.
+    r"""Time of each method on each task over the best time of any method on it.
 
     .. math:: r_{m,t} = \tau_{m,t} / \min_{m'} \tau_{m',t}
 
@@ -48,7 +48,7 @@ def performance_ratios(
 
 
 def share_within(ratios: Sequence[float], factor: float) -> float:
-    r"""The share of tasks on which a method is within a factor of the best.
+    r"""The fraction of tasks on which a method is within a factor of the best.
 
     .. math:: \rho_m(\tau) = |\{t : r_{m,t} \le \tau\}| / |\{t\}|
 

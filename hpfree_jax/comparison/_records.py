@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import logging
 import math
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpfree_jax._errors import UserError
+from hpfree_jax.training.engine import WriteError, free_name, write_whole
+
+LOGGER = logging.getLogger("hpfree_jax")
 
 TRAIN = ("step", "loss", "accuracy", "learning_rate")
 TEST = ("step", "loss", "accuracy")
@@ -105,12 +108,11 @@ class RecordFile:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:
-            aside = _free_name(self.path.with_suffix(".damaged"))
+            aside = free_name(self.path.with_suffix(".damaged"))
             self.path.rename(aside)
-            print(
-                f"note: {self.path} is damaged ({type(error).__name__}: {error}); "
-                f"renamed to {aside.name}, and the run is made again",
-                flush=True,
+            LOGGER.warning(
+                f"{self.path} is damaged ({type(error).__name__}: {error}); renamed "
+                f"to {aside.name}, and the run is made again"
             )
             return None
         return record
@@ -121,7 +123,8 @@ class RecordFile:
         Raises:
           UserError: if it cannot be written, on a full disk, say.
         """
-        write_whole(self.path, json.dumps(dataclasses.asdict(record), allow_nan=False))
+        content = json.dumps(dataclasses.asdict(record), allow_nan=False)
+        write_result(self.path, content)
 
     def _check(self, record: RunRecord) -> None:
         if record.run != self._run:
@@ -139,31 +142,16 @@ class RecordFile:
             raise ValueError("it ends before the last step")
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all.
+def write_result(path: Path, content: str | bytes) -> None:
+    """Writes a file of a comparison whole or not at all.
 
     Raises:
       UserError: if it cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode() if isinstance(content, str) else content
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            aside.write_bytes(data)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError as error:
+        write_whole(path, content)
+    except WriteError as error:
         raise UserError(
-            f"{path} cannot be written ({error}); all runs finished before are kept: "
-            "make room, and give the same command again"
+            f"{error}; all runs finished before are kept: make room, and give the "
+            "same command again"
         ) from error
-
-
-def _free_name(path: Path) -> Path:
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}{number}")
-    return free

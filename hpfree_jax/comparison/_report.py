@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs no other file and no network."""
+"""The report: one self-contained HTML page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,22 +9,22 @@ import jinja2
 from hpfree_jax.comparison._figures import draw_curves, draw_profiles, to_svg
 from hpfree_jax.comparison._profile import MAX_FACTOR
 from hpfree_jax.comparison._records import RunRecord
-from hpfree_jax.comparison._results import Summary
+from hpfree_jax.comparison._results import Results
 from hpfree_jax.comparison._specs import TaskSpec
 from hpfree_jax.comparison._tables import (
     grid_table,
     score_table,
+    settings_table,
     task_table,
-    told_table,
 )
 
 
-def render_report(summary: Summary, sessions: Sequence[dict[str, Any]]) -> str:
-    """Makes the page.
+def render_report(results: Results, sessions: Sequence[dict[str, Any]]) -> str:
+    """Renders the page.
 
     Args:
-      summary: the results.
-      sessions: what ``plan.json`` keeps of each: when, command, versions, device.
+      results: the results.
+      sessions: those of ``plan.json``, with time, command, versions and device.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -36,33 +36,33 @@ def render_report(summary: Summary, sessions: Sequence[dict[str, Any]]) -> str:
     tasks = [
         {
             "spec": task,
-            "table": task_table(summary, task),
-            "curves": to_svg(draw_curves(summary, task)),
-            "num_params": _records(summary, task)[0].num_params,
-            "at_once": _at_once(_records(summary, task)),
+            "table": task_table(results, task),
+            "curves": to_svg(draw_curves(results, task)),
+            "num_params": _records(results, task)[0].num_params,
+            "at_once": _at_once(_records(results, task)),
         }
-        for task in summary.plan.tasks
+        for task in results.plan.tasks
     ]
     return environment.get_template("report.html.jinja").render(
-        summary=summary,
+        results=results,
         sessions=sessions,
         tasks=tasks,
-        scores=score_table(summary),
-        profiles=to_svg(draw_profiles(summary)),
-        told=told_table(summary),
-        grids=[grid_table(summary, m) for m in summary.plan.methods if m.grid],
+        scores=score_table(results),
+        profiles=to_svg(draw_profiles(results)),
+        settings=settings_table(results),
+        grids=[grid_table(results, m) for m in results.plan.methods if m.grid],
         max_factor=MAX_FACTOR,
     )
 
 
-def _records(summary: Summary, task: TaskSpec) -> list[RunRecord]:
-    methods = summary.plan.methods
-    return [r for method in methods for r in summary.result(task, method).records]
+def _records(results: Results, task: TaskSpec) -> list[RunRecord]:
+    methods = results.plan.methods
+    return [r for method in methods for r in results.result(task, method).records]
 
 
 def _at_once(records: Sequence[RunRecord]) -> str:
     numbers = sorted({record.seeds_at_once for record in records})
     if numbers == [1]:
         return "one seed after another"
-    rest = ", of some methods one after another" if numbers[0] == 1 else ""
+    rest = ", for some methods one after another" if numbers[0] == 1 else ""
     return f"{numbers[-1]} seeds at once{rest}"

@@ -1,23 +1,38 @@
-"""The tidy table of a comparison: a row for each line of metrics of each run."""
+"""The tidy table of a comparison: one row per logged line of each run."""
 
+import importlib.util
 import io
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from hpfree_jax.comparison._results import Result, Summary
+import numpy as np
+
+from hpfree_jax._errors import UserError
+from hpfree_jax.comparison._results import Result, Results
 
 FORMATS = ("csv", "parquet")
 
+# The columns and their types, which Parquet keeps.
+COLUMNS = {
+    **dict.fromkeys(("task", "dataset", "model"), "string"),
+    "batch_size": "int64",
+    **dict.fromkeys(("method", "settings", "init"), "string"),
+    **dict.fromkeys(("best_of", "seed"), "int64"),
+    **dict.fromkeys(("status", "split"), "string"),
+    "step": "int64",
+    **dict.fromkeys(("seconds", "loss", "accuracy", "learning_rate"), "float64"),
+}
 
-def rows(summary: Summary) -> Iterator[dict[str, Any]]:
-    """Yields the rows, of all runs that the report shows.
 
-    Of a grid these are the runs at the best rate.
+def rows(results: Results) -> Iterator[dict[str, Any]]:
+    """Yields a row for each line of metrics of the runs that the report shows.
+
+    Methods with a grid have the runs at the chosen learning rate.
     """
-    for task in summary.plan.tasks:
-        for method in summary.plan.methods:
-            yield from _rows(summary.result(task, method))
+    for task in results.plan.tasks:
+        for method in results.plan.methods:
+            yield from _rows(results.result(task, method))
 
 
 def _rows(result: Result) -> Iterator[dict[str, Any]]:
@@ -48,38 +63,56 @@ def _rows(result: Result) -> Iterator[dict[str, Any]]:
                     "accuracy": lines["accuracy"][index],
                     "learning_rate": rates[index] if rates else None,
                 }
-        if record.diverged_at is not None:  # a row without numbers where it ended
+        if record.diverged_at is not None:  # no metrics at the step where it diverged
             yield {**run, "split": "train", "step": record.diverged_at}
 
 
-def table_bytes(summary: Summary, kind: str) -> bytes:
-    """The table as a file.
+def check_format(kind: str) -> None:
+    """Raises UserError if a package that writes the format is not installed."""
+    if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UserError(
+            "`table` parquet needs the package pyarrow, which is not installed; run "
+            '`pip install "hpfree-jax[parquet]"`, or take csv'
+        )
+
+
+def table_bytes(results: Results, kind: str) -> bytes:
+    """The table as the content of a file.
 
     Args:
-      summary: the results.
+      results: the results.
       kind: one of :data:`FORMATS`.
     """
-    # Of TFDS's own needs, so nothing more is installed.
+    return (_parquet if kind == "parquet" else _csv)(rows(results))
+
+
+def _csv(table: Iterator[dict[str, Any]]) -> bytes:
+    """CSV with all strings quoted, so that an empty cell is a missing value."""
+    lines = [",".join(map(_cell, COLUMNS))]
+    lines += [",".join(_cell(row.get(name)) for name in COLUMNS) for row in table]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _cell(value: str | float | None) -> str:
+    """A cell of a CSV file; a float has the fewest digits that read back the same.
+
+    >>> [_cell(value) for value in ("a, b", 3, 2.0, 1e-5, 1e-7, None)]
+    ['"a, b"', '3', '2', '0.00001', '1e-7', '']
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return '"' + value.replace('"', '""') + '"'
+    if value == 0 or 1e-6 <= abs(value) < 1e15:
+        return np.format_float_positional(value, trim="-")
+    return np.format_float_scientific(value, trim="-", exp_digits=1)
+
+
+def _parquet(table: Iterator[dict[str, Any]]) -> bytes:
     import pyarrow as pa
-    import pyarrow.csv
     import pyarrow.parquet
 
-    schema = pa.schema(
-        [
-            *((name, pa.string()) for name in ("task", "dataset", "model")),
-            ("batch_size", pa.int64()),
-            *((name, pa.string()) for name in ("method", "settings", "init")),
-            *((name, pa.int64()) for name in ("best_of", "seed")),
-            *((name, pa.string()) for name in ("status", "split")),
-            ("step", pa.int64()),
-            *((name, pa.float64()) for name in ("seconds", "loss", "accuracy")),
-            ("learning_rate", pa.float64()),
-        ]
-    )
-    table = pa.Table.from_pylist(list(rows(summary)), schema=schema)
+    schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
     file = io.BytesIO()
-    if kind == "parquet":
-        pyarrow.parquet.write_table(table, file)
-    else:
-        pyarrow.csv.write_csv(table, file)
+    pyarrow.parquet.write_table(pa.Table.from_pylist(list(table), schema=schema), file)
     return file.getvalue()

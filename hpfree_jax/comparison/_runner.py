@@ -1,39 +1,30 @@
 """Trains one method on one task from several seeds: at once, or one after another."""
 
 import contextlib
-import datetime
-import os
-import platform
+import math
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hpfree_jax.comparison._feeds import ResidentFeed, StreamFeed, make_steps, stack
 from hpfree_jax.comparison._records import TEST, TRAIN, RunRecord
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec, run_config
-from hpfree_jax.data import StreamingDataset
-from hpfree_jax.data._held_out import (
-    AnyDataset,
-    evaluation_examples,
-    is_resident,
-)
+from hpfree_jax.data import AnyDataset
+from hpfree_jax.methods import METHODS
 from hpfree_jax.models import abstract_model
-from hpfree_jax.training import LOSSES, METHODS
-from hpfree_jax.training._run_directory import versions
-from hpfree_jax.training._state import Task, TrainState, start
-from hpfree_jax.training._steps import (
-    evaluation_batch_size,
-    make_evaluate,
-    make_stream_evaluate,
+from hpfree_jax.training import TrainState
+from hpfree_jax.training.engine import (
+    Intervals,
+    Task,
+    Window,
+    machine,
+    make_functions,
+    now,
+    prepare,
+    windows,
 )
-
-Evaluate = Callable[[TrainState], tuple[float, float]]  # to loss and accuracy
 
 # The largest parameter, in numbers, of what gains from vmap on a CPU.
 SMALL = 256 * 256
@@ -43,13 +34,6 @@ class Stopped(Exception):
     """The runs at hand were given up because the user asked for it."""
 
 
-class Rhythm(NamedTuple):
-    """How often a run is looked at, in steps."""
-
-    log_every: int  # a line of training metrics
-    evaluate_every: int  # a line of test metrics
-
-
 class Runner:
     """The compiled functions of one method on one task, for all seeds.
 
@@ -57,8 +41,8 @@ class Runner:
       task: the task.
       method: the method; its grid is of no concern.
       dataset: the task's data.
-      rhythm: how often metrics are kept.
-      stop: asked between two lines whether to give up.
+      intervals: when metrics are kept.
+      stop: asked between two steps whether to give up.
     """
 
     def __init__(
@@ -66,22 +50,21 @@ class Runner:
         task: TaskSpec,
         method: MethodSpec,
         dataset: AnyDataset,
-        rhythm: Rhythm,
+        intervals: Intervals,
         stop: Callable[[], bool] = lambda: False,
     ):
         self._spec, self._method, self._dataset = task, method, dataset
-        self._rhythm, self._stop = rhythm, stop
-        self._loss = LOSSES[task.loss]
-        self._functions: dict[bool, Any] = {}  # by whether seeds are stacked
+        self._intervals, self._stop = intervals, stop
+        self._functions = {}  # by the number of seeds at once
 
-    def start(self, seed: int) -> tuple[Task, TrainState]:
-        """The state before the first step: a function of task, init and seed."""
+    def prepare(self, seed: int) -> tuple[Task, TrainState]:
+        """Returns the state before the first step, which init and seed determine."""
         config = run_config(self._spec, self._method, seed)
-        return start(config, self._dataset, self._spec.steps)
+        return prepare(config, self._dataset, self._spec.steps)
 
     def check(self) -> None:
         """Raises UserError if method, model and data do not fit; computes nothing."""
-        jax.eval_shape(lambda: self.start(0)[1])
+        jax.eval_shape(lambda: self.prepare(0)[1])
 
     def gains_from_vmap(self) -> bool:
         """Whether several seeds at once are faster than one after another.
@@ -94,7 +77,7 @@ class Runner:
         """
         if METHODS[self._method.method].is_costly_in_vmap:
             return False
-        if not is_resident(self._dataset):
+        if not self._dataset.is_resident:
             return False
         if jax.default_backend() != "cpu":
             return True
@@ -123,129 +106,50 @@ class Runner:
           UserError: if the task or the method is impossible.
           Stopped: if the user does not want to wait for the end.
         """
-        tasks, states = zip(*map(self.start, seeds), strict=True)
+        tasks, states = zip(*map(self.prepare, seeds), strict=True)
         num_params = sum(leaf.size for leaf in jax.tree.leaves(states[0].params))
-        lines = [_Lines() for _ in seeds]
-        seconds = self._train(tasks, states, seeds, lines)
+        metrics = [_Metrics() for _ in seeds]
+        seconds = self._train(tasks, states, metrics)
         return [
             RunRecord(
                 run=identity,
-                diverged_at=line.diverged_at,
-                train=line.train,
-                test=line.test,
-                validation=line.validation,
+                diverged_at=own.diverged_at,
+                train=own.train,
+                test=own.test,
+                validation=own.validation,
                 seconds_per_step=seconds / len(seeds),
                 seeds_at_once=len(seeds),
                 num_params=num_params,
                 machine={"when": now(), **machine()},
             )
-            for identity, line in zip(identities, lines, strict=True)
+            for identity, own in zip(identities, metrics, strict=True)
         ]
 
     def _train(
         self,
         tasks: Sequence[Task],
         states: Sequence[TrainState],
-        seeds: Sequence[int],
-        lines: "list[_Lines]",
+        metrics: "list[_Metrics]",
     ) -> float:
-        """Fills the lines; returns the median time of a step, without compilation."""
-        stacked = len(tasks) > 1
-        steps, test = self._compiled(tasks[0], stacked)
-        validation = [self._validation(task) for task in tasks]
-        feed = self._feed(tasks, steps, seeds)
-        state = stack(states) if stacked else states[0]
-        step, window, seconds = 0, [], []
-        with contextlib.closing(feed):
-            calls = list(self._calls(tasks[0].steps_per_epoch))
-            for num_steps in set(calls):  # compiled on a copy before the clock starts
-                feed.compile(jax.tree.map(jnp.copy, state), num_steps)
-            begin = time.perf_counter()
-            for num_steps in calls:
-                state, metrics = feed.train(state, step, num_steps)
-                window.append(metrics)
-                step += num_steps
-                if not self._ends_line(step, self._rhythm.log_every):
-                    continue
-                values = np.concatenate(jax.device_get(window), axis=-2)
-                seconds.append((time.perf_counter() - begin) / values.shape[-2])
-                rows = values if stacked else [values]
-                for line, own in zip(lines, rows, strict=True):
-                    line.add_train(step, own)
-                if self._ends_line(step, self._rhythm.evaluate_every):
-                    for index, line in enumerate(lines):
-                        own = _take(state, index) if stacked else state
-                        line.evaluate(step, own, test, validation[index])
-                if all(line.diverged_at is not None for line in lines):
-                    break
-                if self._stop():
+        """Fills the metrics; returns the median time of a step, without compilation."""
+        number = len(tasks)
+        if number not in self._functions:
+            self._functions[number] = make_functions(tasks[0], num_seeds=number)
+        functions, seconds = self._functions[number], []
+        found = windows(tasks, states, self._intervals, functions, stop=self._stop)
+        with contextlib.closing(found):
+            for window in found:
+                if not window.is_complete:
                     raise Stopped
-                window, begin = [], time.perf_counter()
+                seconds.append(window.seconds_per_step)
+                for seed, own in enumerate(metrics):
+                    own.add(window, seed)
+                if all(own.diverged_at is not None for own in metrics):
+                    break
         return statistics.median(seconds)
 
-    @staticmethod
-    def _feed(
-        tasks: Sequence[Task], steps: Callable, seeds: Sequence[int]
-    ) -> ResidentFeed | StreamFeed:
-        if is_resident(tasks[0].dataset):
-            return ResidentFeed(tasks, steps)
-        return StreamFeed(tasks, steps, seeds)
 
-    def _ends_line(self, step: int, every: int) -> bool:
-        return step % every == 0 or step == self._spec.steps
-
-    def _calls(self, per_epoch: int) -> Iterator[int]:
-        """How many steps each compiled call makes, none beyond a line or an epoch.
-
-        One on a CPU, where XLA runs convolutions in a loop slowly, and of data that is
-        read while training. Elsewhere powers of two, so that few different numbers are
-        compiled.
-        """
-        by_one = jax.default_backend() == "cpu" or not is_resident(self._dataset)
-        step, ends = 0, (*self._rhythm, per_epoch)
-        while step < self._spec.steps:
-            room = min(self._spec.steps - step, *(end - step % end for end in ends))
-            num_steps = 1 << (room.bit_length() - 1)
-            if by_one:
-                num_steps = 1
-            yield num_steps
-            step += num_steps
-
-    def _compiled(self, task: Task, stacked: bool):
-        if stacked not in self._functions:
-            steps = make_steps(task, self._loss, stacked)
-            self._functions[stacked] = (steps, self._test(task))
-        return self._functions[stacked]
-
-    def _test(self, task: Task) -> Evaluate:
-        data, size = task.dataset, evaluation_batch_size(task)
-        if isinstance(data, StreamingDataset):
-            return make_stream_evaluate(task, self._loss, size)
-        return make_evaluate(task, self._loss, evaluation_examples(data), size)
-
-    def _validation(self, task: Task) -> Evaluate | None:
-        """On what is held out, which differs from seed to seed."""
-        if task.held_out is None:
-            return None
-        size = evaluation_batch_size(task)
-        return make_evaluate(task, self._loss, task.held_out, size)
-
-
-def now() -> str:
-    """The time, to the second, with its zone."""
-    return datetime.datetime.now().astimezone().isoformat(" ", "seconds")
-
-
-def machine() -> dict[str, Any]:
-    """What a result can depend on besides the configuration."""
-    return {
-        "versions": versions(),
-        "platform": f"{platform.platform()}, {os.cpu_count()} cores",
-        "device": jax.devices()[0].device_kind,
-    }
-
-
-class _Lines:
+class _Metrics:
     """The metrics of one seed, up to where it diverges."""
 
     def __init__(self):
@@ -254,38 +158,26 @@ class _Lines:
         self.validation: dict[str, list[float]] = {name: [] for name in TEST}
         self.diverged_at: int | None = None
 
-    def add_train(self, step: int, values: np.ndarray) -> None:
-        """Adds a line from the metrics of the steps up to this one, a row each."""
+    def add(self, window: Window, seed: int) -> None:
+        """Adds the training metrics of a window, and evaluations if they are due."""
+        if self.diverged_at is None:
+            self.diverged_at = window.first_bad_step(seed)
         if self.diverged_at is not None:
             return
-        bad = ~np.isfinite(values[:, 0])
-        if bad.any():
-            self.diverged_at = step - len(values) + 1 + int(np.argmax(bad))
+        means = window.metrics[seed].mean(0, np.float64).tolist()
+        finite = [mean if math.isfinite(mean) else None for mean in means]
+        self._append(self.train, window.step, *finite[: len(TRAIN) - 1])
+        if not window.is_evaluation_due:
             return
-        means = values.mean(0, np.float64).tolist()
-        finite = [mean if np.isfinite(mean) else None for mean in means]
-        self._append(self.train, step, *finite[: len(TRAIN) - 1])
-
-    def evaluate(
-        self, step: int, state: TrainState, test: Evaluate, validation: Evaluate | None
-    ) -> None:
-        """Adds a line of the test data, and one of what is held out."""
-        if self.diverged_at is not None:
+        found = window.evaluate(seed)
+        if not all(math.isfinite(loss) for loss, _ in found.values()):
+            self.diverged_at = window.step
             return
-        measured = [(self.test, test(state))]
-        if validation is not None:
-            measured.append((self.validation, validation(state)))
-        if not all(np.isfinite(loss) for _, (loss, _) in measured):
-            self.diverged_at = step
-            return
-        for lines, values in measured:
-            self._append(lines, step, *values)
+        for split, values in found.items():
+            columns = self.test if split == "test" else self.validation
+            self._append(columns, window.step, *values)
 
     @staticmethod
-    def _append(lines, *values) -> None:
-        for column, value in zip(lines.values(), values, strict=True):
+    def _append(columns, *values) -> None:
+        for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
-
-
-def _take(tree, index: int):
-    return jax.tree.map(lambda leaf: leaf[index], tree)

@@ -1,5 +1,6 @@
 """What is compared: tasks and methods, and how the command line writes them."""
 
+import collections
 import contextlib
 import dataclasses
 import re
@@ -19,8 +20,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "momentum": ("sgd", {"momentum": 0.9}),
     "nadamw": ("nadamw", {"schedule": "cosine", "warmup_fraction": 0.05}),
 }
-# All names of methods, for the help text.
-NAMES = dict.fromkeys([*METHODS, *PRESETS])
+# All names of methods, those that are registered later too.
+METHOD_NAMES = collections.ChainMap[str, Any](PRESETS, METHODS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class TaskSpec:
         return dataset_kind(self.dataset) == "tokens"
 
     def identity(self) -> dict[str, Any]:
-        """What the result depends on; when it is looked at, the rhythm says."""
+        """What the result depends on; when it is evaluated, the intervals say."""
         fields = dataclasses.asdict(self)
         del fields["evaluate_every"]
         return fields
@@ -87,7 +88,7 @@ def parse_model(text: str) -> tuple[str, dict[str, Any]]:
     ('fcn', {'depth': 8, 'bias': True})
     """
     name, given = _split(text, "models")
-    defaults = look_up("model", name, MODELS).settings
+    defaults = look_up("model", name, MODELS).defaults
     settings = _typed(text, given, defaults)
     choose_settings(f"model {name}", settings, defaults)
     return name, settings
@@ -107,7 +108,7 @@ def parse_method(text: str, grid: tuple[float, ...] = ()) -> MethodSpec:
     'cosine'
     """
     name, given = _split(text, "methods")
-    look_up("method", name, NAMES)
+    look_up("method", name, METHOD_NAMES)
     method, preset = PRESETS.get(name, (name, {}))
     inner = {"inner": given["inner"]} if "inner" in given else {}
     chosen = _typed(text, given, method_settings(method, inner))
@@ -138,6 +139,10 @@ def run_config(task: TaskSpec, method: MethodSpec, seed: int) -> TrainConfig:
     for key in task.model_settings:
         if key not in known:
             raise UserError(f"{task.name}: the trainer has no option `{key}`")
+    defaults = METHODS[method.method].defaults
+    for key, value in method.settings.items():
+        if key not in known and value != defaults.get(key):
+            raise UserError(f"{method.label}: the trainer has no option `{key}`")
     return TrainConfig(
         dataset=task.dataset,
         model=task.model,
@@ -148,7 +153,7 @@ def run_config(task: TaskSpec, method: MethodSpec, seed: int) -> TrainConfig:
         init=method.init,
         validation_fraction=method.validation_fraction,
         **task.model_settings,
-        **method.settings,
+        **{key: value for key, value in method.settings.items() if key in known},
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,39 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key
 
+from hpfree_jax._errors import UserError
+from hpfree_jax.data._any_dataset import (
+    HELD_OUT,
+    DatasetBase,
+    Examples,
+    evenly_spread,
+)
 from hpfree_jax.data._augmentation import NO_AUGMENTATION, Augmentation
 from hpfree_jax.data._batches import Batch
 
 
+class ImageData(DatasetBase):
+    """Images as bytes, augmented and normalised on the device."""
+
+    mean: np.ndarray  # float32, (channels,), of the training pixels as bytes
+    std: np.ndarray  # float32, (channels,), the same
+    augmentation: Augmentation
+
+    def prepare(
+        self, images: ArrayLike, key: Key[Array, ""] | None = None
+    ) -> jax.Array:
+        """Returns a model's float32 inputs; with a key, of augmented images."""
+        if key is not None:
+            images = self.augmentation(key, jnp.asarray(images))
+        return self.normalise(images)
+
+    def normalise(self, images: ArrayLike) -> jax.Array:
+        """Maps bytes to float32 numbers of mean 0 and variance 1 per channel."""
+        return (jnp.asarray(images, jnp.float32) - self.mean) / self.std
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(ImageData):
     """Images and labels of both splits.
 
     Images stay bytes, on the device too: a quarter of the memory of float32. The
@@ -32,6 +60,11 @@ class Dataset:
     std: np.ndarray  # float32, (channels,), the same
     augmentation: Augmentation = NO_AUGMENTATION  # what the sources do in training
     skipped: tuple[str, ...] = ()  # one line for each split with damaged examples
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether the training data is small enough for the device: it is."""
+        return True
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -71,22 +104,58 @@ class Dataset:
         images, labels = arrays
         return Batch(images[index], labels[index], jnp.ones(len(index)))
 
-    def prepare(
-        self, images: ArrayLike, key: Key[Array, ""] | None = None
-    ) -> jax.Array:
-        """Returns a model's float32 inputs; with a key, of augmented images."""
-        if key is not None:
-            images = self.augmentation(key, jnp.asarray(images))
-        return self.normalise(images)
+    def evaluation_examples(self, limit: int | None = None) -> Examples:
+        """Returns test examples, evenly spread; all of them if the limit is None."""
+        rows = evenly_spread(self.num_test, limit)
+        if len(rows) == self.num_test:
+            return Examples(self.test_images, self.test_labels)
+        return Examples(self.test_images[rows], self.test_labels[rows])
 
-    def normalise(self, images: ArrayLike) -> jax.Array:
-        """Maps bytes to float32 numbers of mean 0 and variance 1 per channel."""
-        return normalise(images, self.mean, self.std)
+    def evaluation_batches(
+        self, batch_size: int, limit: int | None = None
+    ) -> list[Batch]:
+        """Returns :meth:`evaluation_examples` in batches of one shape."""
+        return self.evaluation_examples(limit).batches(batch_size)
 
+    def hold_out(self, fraction: float, seed: int) -> tuple[Self, Examples | None]:
+        """Splits a random fraction off the training images.
 
-def normalise(images: ArrayLike, mean: np.ndarray, std: np.ndarray) -> jax.Array:
-    """Maps bytes to float32 numbers, each channel with its own mean and deviation."""
-    return (jnp.asarray(images, jnp.float32) - mean) / std
+        The test data stays, and so do the mean and the deviation that pixels are
+        normalised by: those of all the training images.
+
+        Args:
+          fraction: in [0, 1); 0 holds nothing out.
+          seed: of the draw; the same seed holds out the same images.
+
+        Returns:
+          The dataset without the examples held out, and these; None if there are none.
+
+        Raises:
+          UserError: if the fraction is less than one example, or leaves none.
+        """
+        if fraction == 0:
+            return self, None
+        total = self.num_train
+        count = round(fraction * total)
+        if not 0 < count < total:
+            raise UserError(
+                f"`validation_fraction` {fraction:g} holds out {count} of the {total} "
+                f"training examples of {self.name}; take between {1 / total:.1g} and "
+                "1, or 0 to hold out nothing"
+            )
+        with jax.ensure_compile_time_eval():  # also where only shapes are asked for
+            key = jax.random.fold_in(jax.random.key(seed), HELD_OUT)
+            order = np.asarray(jax.random.permutation(key, total))
+        held_out, rest = np.sort(order[:count]), np.sort(order[count:])
+        images, labels = self.train_arrays
+        remaining = dataclasses.replace(
+            self, train_images=images[rest], train_labels=labels[rest]
+        )
+        return remaining, Examples(images[held_out], labels[held_out])
+
+    def damage(self) -> list[str]:
+        """Returns a line for each split in which examples could not be read."""
+        return list(self.skipped)
 
 
 def pixel_statistics(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hpfree_jax.data._registry import DATASETS, data_directory
+from hpfree_jax.data._registry import DATASETS
+from hpfree_jax.data._stored import data_directory
 
 
 def list_datasets(data_dir: str | os.PathLike[str] | None = None) -> Table:

@@ -1,12 +1,10 @@
 """Datasets of images that are too large for the device: read while training."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 
-import jax
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Array, Key
 
 from hpfree_jax.data._augmentation import Augmentation
 from hpfree_jax.data._batches import (
@@ -17,12 +15,12 @@ from hpfree_jax.data._batches import (
     choose_workers,
 )
 from hpfree_jax.data._crops import random_resized_crop, resized_centre
-from hpfree_jax.data._dataset import normalise
+from hpfree_jax.data._dataset import ImageData
 from hpfree_jax.data._records import Example, Records
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class StreamingDataset:
+class StreamingDataset(ImageData):
     """Images that are read, decoded and cropped on the host while a model trains.
 
     Batches hold bytes; :meth:`prepare` augments and normalises them on the device,
@@ -49,13 +47,20 @@ class StreamingDataset:
         """Test examples."""
         return len(self.test)
 
-    def prepare(
-        self, images: ArrayLike, key: Key[Array, ""] | None = None
-    ) -> jax.Array:
-        """Returns a model's float32 inputs; with a key, of augmented images."""
-        if key is not None:
-            images = self.augmentation(key, jax.numpy.asarray(images))
-        return normalise(images, self.mean, self.std)
+    def evaluation_batches(
+        self, batch_size: int, limit: int | None = None
+    ) -> Iterator[Batch]:
+        """Yields the first test examples, in whole batches; all if the limit is None.
+
+        They are read anew by every evaluation.
+        """
+        num_batches = None if limit is None else -(-limit // batch_size)
+        return itertools.islice(self.test_batches(batch_size), num_batches)
+
+    def damage(self) -> list[str]:
+        """Returns a line for each split in which examples could not be read so far."""
+        reports = (records.report() for records in (self.train, self.test))
+        return [report for report in reports if report]
 
     def train_batches(
         self,

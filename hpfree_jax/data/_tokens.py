@@ -1,10 +1,8 @@
 """Texts as token numbers, from which windows are drawn at random."""
 
 import dataclasses
-import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +10,20 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from hpfree_jax._errors import UserError
+from hpfree_jax.data._any_dataset import DatasetBase, Examples, evenly_spread
 from hpfree_jax.data._batches import (
     Batch,
     BatchStream,
     choose_shard,
     choose_workers,
 )
-from hpfree_jax.data._pickles import read_pickle
 
 RESIDENT_BYTES = 2**30  # longer texts stay in their file
+TEST_WINDOWS = 2048  # in an evaluation, unless a limit is given
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TokenDataset:
+class TokenDataset(DatasetBase):
     """The tokens of a training and a validation text.
 
     An example is a window of ``context`` tokens, its targets the same window one
@@ -53,6 +52,16 @@ class TokenDataset:
     def input_shape(self) -> tuple[int]:
         """Shape of one example, of int32 tokens."""
         return (self.context,)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether an example is a window of tokens, each with its own target."""
+        return True
+
+    @property
+    def is_evaluation_resident(self) -> bool:
+        """Whether the batches of an evaluation may stay on the device."""
+        return True  # TEST_WINDOWS are few
 
     @property
     def is_resident(self) -> bool:
@@ -149,6 +158,55 @@ class TokenDataset:
         weights = (np.arange(share) < len(starts)).astype(np.float32)
         return Batch(window[:, :-1], window[:, 1:], weights)
 
+    def evaluation_examples(self, limit: int | None = None) -> Examples:
+        """Returns windows evenly spread over the validation text.
+
+        Args:
+          limit: how many; None: at most 2,048.
+        """
+        rows = evenly_spread(self.num_test, limit or TEST_WINDOWS)
+        return _examples(self.test_tokens, self.context, rows)
+
+    def evaluation_batches(
+        self, batch_size: int, limit: int | None = None
+    ) -> list[Batch]:
+        """Returns :meth:`evaluation_examples` in batches of one shape."""
+        return self.evaluation_examples(limit).batches(batch_size)
+
+    def hold_out(self, fraction: float, seed: int) -> tuple[Self, Examples | None]:
+        """Splits the end off the training text, in consecutive windows.
+
+        Args:
+          fraction: of the tokens, in [0, 1); 0 holds nothing out.
+          seed: not used, since nothing is drawn.
+
+        Returns:
+          The dataset without the end of its text, and the windows of it; None if the
+          fraction is 0.
+
+        Raises:
+          UserError: if either part is not longer than the context.
+        """
+        del seed
+        if fraction == 0:
+            return self, None
+        tokens = self.train_tokens
+        size = round(fraction * len(tokens))
+        if min(size, len(tokens) - size) <= self.context:
+            raise UserError(
+                f"`validation_fraction` {fraction:g} holds out {size} of the "
+                f"{len(tokens)} training tokens of {self.name}; both parts must be "
+                f"longer than the `context` of {self.context}"
+            )
+        rest, end = np.split(tokens, [len(tokens) - size])
+        rows = np.arange((size - 1) // self.context)
+        remaining = dataclasses.replace(self, train_tokens=rest)
+        return remaining, _examples(end, self.context, rows)
+
+    def with_context(self, context: int) -> Self:
+        """Returns the dataset with windows of another length, on the same arrays."""
+        return dataclasses.replace(self, context=context)
+
     def encode(self, text: str) -> np.ndarray:
         """Returns the tokens of a text, int32.
 
@@ -178,100 +236,7 @@ class TokenDataset:
         return self.vocabulary
 
 
-def character_dataset(
-    name: str, train: str, validation: str, context: int
-) -> TokenDataset:
-    """Makes a dataset whose tokens are characters, numbered in order of their codes.
-
-    >>> data = character_dataset("abc", "abracadabra", "cab", context=2)
-    >>> print(data.vocabulary, data.test_tokens, data.decode([1, 0]))
-    abcdr [2 0 1] ba
-    """
-    codes = [
-        np.frombuffer(text.encode("utf-32-le"), "<u4") for text in (train, validation)
-    ]
-    characters = np.unique(np.concatenate(codes))
-    small = np.uint8 if len(characters) <= 256 else np.uint16
-    first, second = (np.searchsorted(characters, code).astype(small) for code in codes)
-    vocabulary = "".join(map(chr, characters))
-    return TokenDataset(name, first, second, len(vocabulary), context, vocabulary)
-
-
-def read_token_files(folder: Path, context: int) -> TokenDataset:
-    """Opens nanoGPT's ``train.bin`` and ``val.bin``: 16-bit tokens, one after another.
-
-    The size of the vocabulary is that of ``meta.json`` (``{"vocab_size": 50257}``) or
-    of ``meta.pkl``, of which only numbers, strings and containers are read, else the
-    largest token of both files plus 1. Both files are read once for that: on the
-    device, a token that is too large would silently be looked up as another one.
-
-    Raises:
-      UserError: if a file is missing, damaged or too short.
-    """
-    train, validation = (
-        _map_tokens(folder / name) for name in ("train.bin", "val.bin")
-    )
-    largest = max(_largest(train), _largest(validation))
-    size, vocabulary = _read_meta(folder)
-    if size is not None and largest >= size:
-        raise UserError(
-            f"{folder} has tokens up to {largest}, but its meta file has a vocabulary "
-            f"of {size}; make both by the same program"
-        )
-    return TokenDataset(
-        str(folder), train, validation, size or largest + 1, context, vocabulary
-    )
-
-
-def _map_tokens(path: Path) -> np.ndarray:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UserError(
-            f"there is no token file {path}; a folder of tokens holds train.bin and "
-            "val.bin, as nanoGPT's prepare.py writes them"
-        ) from error
-    if size == 0 or size % 2:
-        raise UserError(
-            f"{path} has {size} bytes, which are not whole 16-bit tokens; it was cut "
-            "off, so write it anew"
-        )
-    return np.memmap(path, "<u2", mode="r")
-
-
-def _largest(tokens: np.ndarray, block: int = 2**24) -> int:
-    starts = range(0, len(tokens), block)
-    return max(int(tokens[start : start + block].max()) for start in starts)
-
-
-def _read_meta(folder: Path) -> tuple[int | None, str | None]:
-    """Returns the size of the vocabulary and its characters, where they are given."""
-    for name, read in (("meta.json", _read_json), ("meta.pkl", read_pickle)):
-        path = folder / name
-        if not path.exists():
-            continue
-        meta = read(path)
-        size = meta.get("vocab_size") if isinstance(meta, dict) else None
-        if not isinstance(size, int) or not 0 < size <= 2**16:
-            raise UserError(
-                f"{path} has no `vocab_size` from 1 to 65536 (it has {size}); correct "
-                "or remove it"
-            )
-        return size, _characters_of(meta.get("itos"), size)
-    return None, None
-
-
-def _characters_of(itos: Any, size: int) -> str | None:
-    """Returns nanoGPT's table from tokens to characters as one string, if it is one."""
-    if not isinstance(itos, dict):
-        return None
-    strings = [itos.get(token) for token in range(size)]
-    characters = [s for s in strings if isinstance(s, str) and len(s) == 1]
-    return "".join(characters) if len(characters) == size else None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error})") from error
+def _examples(tokens: np.ndarray, context: int, rows: np.ndarray) -> Examples:
+    """Of the windows that follow one another in a text, those of these numbers."""
+    found = tokens[rows[:, None] * context + np.arange(context + 1)].astype(np.int32)
+    return Examples(found[:, :-1], found[:, 1:])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from hpfree_jax._base import check_choice, check_in_interval
+from hpfree_jax._weight_scale import normal, standard_deviation
 from hpfree_jax.initializers._scaled_orthogonal import _axes as axes_of
 
 
@@ -73,15 +74,3 @@ def architecture_aware(
         return kernel if out_sharding is None else jax.device_put(kernel, out_sharding)
 
     return init
-
-
-def standard_deviation(fan: float, in_degree: float, *, readout: bool = False) -> float:
-    """The standard deviation of a weight by its fan and in-degree."""
-    usual = math.sqrt(2 / max(fan, 1))
-    return (usual**2 if readout else usual) / math.sqrt(in_degree)
-
-
-def normal(key, shape, dtype, scale):
-    """Normal numbers drawn in at least float32, then cast."""
-    precise = jnp.promote_types(dtype, jnp.float32)
-    return (scale * jax.random.normal(key, shape, precise)).astype(dtype)

@@ -8,14 +8,16 @@ import numpy as np
 import optax
 
 import hpfree_jax as hp
+from hpfree_jax._settings import Setting
 from hpfree_jax.methods._method import Length, Method
+from hpfree_jax.methods._optax import MOMENTUM_HELP, WEIGHT_DECAY
 
 # The directions that AutoWU scales, with their settings; the first is the default.
 INNERS: dict[str, dict[str, Any]] = {
-    "adamw": {"weight_decay": 1e-4},
+    "adamw": {"weight_decay": WEIGHT_DECAY},
     "adam": {},
-    "nadamw": {"weight_decay": 1e-4},
-    "sgd": {"momentum": 0.9},
+    "nadamw": {"weight_decay": WEIGHT_DECAY},
+    "sgd": {"momentum": Setting(0.9, MOMENTUM_HELP)},
 }
 _DIRECTIONS = {
     "adamw": optax.scale_by_adam,
@@ -78,11 +80,20 @@ AUTOWU_METHODS = {
     "autowu": Method(
         _build,
         {
-            "min_learning_rate": 1e-5,
-            "max_learning_rate": 1.0,
-            "max_warmup_fraction": 0.5,
-            "test_every": None,
-            "immediate_cooldown": False,
+            "min_learning_rate": Setting(1e-5, "Learning rate of the first step."),
+            "max_learning_rate": Setting(1.0, "Largest learning rate to try."),
+            "max_warmup_fraction": Setting(
+                0.5, "Largest fraction of the steps that may warm up."
+            ),
+            "test_every": Setting(
+                None,
+                "Steps between two tests of the warm-up; None: an epoch, or 1 % of the "
+                "steps if that is less.",
+                int,
+            ),
+            "immediate_cooldown": Setting(
+                False, "Decay right after the warm-up, not only towards the end."
+            ),
         },
         "default",
         "arXiv 2107.05855",

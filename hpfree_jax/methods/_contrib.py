@@ -17,8 +17,9 @@ from jaxtyping import Array, Float, Int, PyTree
 from optax import contrib
 
 from hpfree_jax._base import transformation
+from hpfree_jax._settings import Setting
 from hpfree_jax.methods._method import Length, Method
-from hpfree_jax.methods._optax import FACTORIES
+from hpfree_jax.methods._optax import FACTORIES, LEARNING_RATE_HELP, SCHEDULE, WARMUP
 from hpfree_jax.methods._schedules import make_schedule
 
 # From the states before and after an update to the factor that the method found itself,
@@ -128,11 +129,7 @@ def _peer(
 ) -> Method:
     return Method(
         functools.partial(_build, factory=factory, factor=factor),
-        {
-            "learning_rate": learning_rate,
-            "schedule": "constant",
-            "warmup_fraction": 0.0,
-        },
+        {"learning_rate": Setting(learning_rate, LEARNING_RATE_HELP), **SCHEDULE},
         "default",
         reference,
         **fields,
@@ -152,7 +149,10 @@ PEERS: dict[str, Method] = {
     "momo_adam": _peer(contrib.momo_adam, _no_rate, "arXiv 2305.07583", 1e-2),
     "schedule_free_adamw": Method(
         _build_schedule_free,
-        {"learning_rate": 2.5e-3, "warmup_fraction": 0.0},
+        {
+            "learning_rate": Setting(2.5e-3, LEARNING_RATE_HELP),
+            "warmup_fraction": WARMUP,
+        },
         "default",
         "arXiv 2405.15682",
         evaluation_params=averaged_params,

@@ -6,13 +6,28 @@ import optax
 
 import hpfree_jax as hp
 from hpfree_jax._plots import draw_metric, varies
+from hpfree_jax._settings import Setting
 from hpfree_jax.methods._method import Length, Method
 from hpfree_jax.methods._optax import FACTORIES, SETTINGS
 
 RULES = ("multiplicative", "additive")
 
 # None: what the factory makes of it, see hp.hd.
-_SETTINGS = {"hyper_learning_rate": None, "rule": None, "adaptation_rate": 0.0}
+_ADAPTATION_HELP = "Learning rate of the hyper-learning-rate; 0: it stays."
+_SETTINGS = {
+    "hyper_learning_rate": Setting(
+        None,
+        "Step size of the learning rate's own updates; None: 0.05, multiplicative.",
+        float,
+    ),
+    "rule": Setting(
+        None,
+        "How the learning rate is updated; None: additive if hyper_learning_rate is "
+        "given, else multiplicative.",
+        choices=RULES,
+    ),
+    "adaptation_rate": Setting(0.0, _ADAPTATION_HELP),
+}
 _METRICS = {
     "hypergradient": lambda state: state.hypergradients["learning_rate"],
     "hyper_learning_rate": lambda state: state.hyper_learning_rate,
@@ -72,7 +87,13 @@ HYPERGRADIENT_METHODS = {
     "marthe": _method(
         hp.marthe,
         "arXiv 1910.08525",
-        settings={**_SETTINGS, "adaptation_rate": 1e-6, "discount": None},
+        settings={
+            **_SETTINGS,
+            "adaptation_rate": Setting(1e-6, _ADAPTATION_HELP),
+            "discount": Setting(
+                None, "Discount of past tangents, in [0, 1]; None: adaptive.", float
+            ),
+        },
         metrics={**_METRICS, "discount": lambda state: state.discount},
         **_VALIDATED,
     ),

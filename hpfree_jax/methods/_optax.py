@@ -6,8 +6,13 @@ from typing import Any
 
 import optax
 
+from hpfree_jax._settings import Setting
 from hpfree_jax.methods._method import Length, Method
-from hpfree_jax.methods._schedules import make_schedule
+from hpfree_jax.methods._schedules import SCHEDULES, make_schedule
+
+LEARNING_RATE_HELP = "Peak learning rate; the first one where it adapts."
+MOMENTUM_HELP = "Momentum: decay rate of the average of gradients, in [0, 1)."
+WEIGHT_DECAY = Setting(1e-4, "Decoupled weight decay.")
 
 FACTORIES: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -15,14 +20,24 @@ FACTORIES: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adamw": optax.adamw,
     "nadamw": optax.nadamw,
 }
+_RATE = Setting(1e-3, LEARNING_RATE_HELP)
 # Their settings without a schedule.
 SETTINGS: dict[str, Mapping[str, Any]] = {
-    "sgd": {"learning_rate": 0.01, "momentum": 0.9},
-    "adam": {"learning_rate": 1e-3},
-    "adamw": {"learning_rate": 1e-3, "weight_decay": 1e-4},
-    "nadamw": {"learning_rate": 1e-3, "weight_decay": 1e-4},
+    "sgd": {
+        "learning_rate": Setting(0.01, LEARNING_RATE_HELP),
+        "momentum": Setting(0.9, MOMENTUM_HELP),
+    },
+    "adam": {"learning_rate": _RATE},
+    "adamw": {"learning_rate": _RATE, "weight_decay": WEIGHT_DECAY},
+    "nadamw": {"learning_rate": _RATE, "weight_decay": WEIGHT_DECAY},
 }
-_SCHEDULE = {"schedule": "constant", "warmup_fraction": 0.0}
+WARMUP = Setting(0.0, "Fraction of the steps that warm up linearly, in [0, 1).")
+SCHEDULE = {
+    "schedule": Setting(
+        "constant", "Learning-rate schedule after the warm-up.", choices=(*SCHEDULES,)
+    ),
+    "warmup_fraction": WARMUP,
+}
 
 
 def _build(
@@ -40,7 +55,7 @@ def _build(
 OPTAX_METHODS = {
     name: Method(
         functools.partial(_build, factory=factory),
-        {**SETTINGS[name], **_SCHEDULE},
+        {**SETTINGS[name], **SCHEDULE},
         "default",
         f"optax.{name}",
     )

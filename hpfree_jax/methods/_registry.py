@@ -8,12 +8,13 @@ from typing import Any
 import optax
 
 import hpfree_jax as hp
-from hpfree_jax._errors import UserError, choose_settings, look_up
+from hpfree_jax._errors import UserError, look_up
+from hpfree_jax._settings import Setting, choose, register
 from hpfree_jax.methods._autowu import AUTOWU_METHODS
 from hpfree_jax.methods._contrib import PEERS
 from hpfree_jax.methods._hypergradients import HYPERGRADIENT_METHODS
 from hpfree_jax.methods._method import Length, Method
-from hpfree_jax.methods._optax import OPTAX_METHODS
+from hpfree_jax.methods._optax import MOMENTUM_HELP, OPTAX_METHODS
 
 
 def _build_agd(length: Length, gain, momentum, layout, *, norm="frobenius"):
@@ -24,6 +25,8 @@ def _build_agd(length: Length, gain, momentum, layout, *, norm="frobenius"):
 def _build_auto(length: Length, params, architecture):
     return hp.auto(params, architecture, length.total_steps)
 
+
+_GAIN = Setting(1.0, "Factor of the updates.")
 
 METHODS: dict[str, Method] = {
     "auto": Method(
@@ -38,7 +41,7 @@ METHODS: dict[str, Method] = {
     ),
     "agd": Method(
         _build_agd,
-        {"gain": 1.0, "momentum": 0.0},
+        {"gain": _GAIN, "momentum": Setting(0.0, MOMENTUM_HELP)},
         "agd",
         "arXiv 2304.05187",
         model_args=("layout",),
@@ -46,7 +49,7 @@ METHODS: dict[str, Method] = {
     ),
     "agd_spectral": Method(
         functools.partial(_build_agd, norm="spectral"),
-        {"gain": 1.0, "momentum": 0.9},
+        {"gain": _GAIN, "momentum": Setting(0.9, MOMENTUM_HELP)},
         "agd",
         "AGD under the spectral norm",
         model_args=("layout",),
@@ -59,6 +62,25 @@ METHODS: dict[str, Method] = {
 }
 # All that a method can work inside of, for the help text.
 INNERS = {name: None for method in METHODS.values() for name in method.inners}
+
+
+def register_method(name: str, method: Method) -> None:
+    """Adds a method of your own to :data:`METHODS`.
+
+    From then on :func:`build_optimizer`, training, comparisons and the command line's
+    listings find it by its name.
+
+    Raises:
+      UserError: if the name is taken or no word, or the method is no row of the table.
+
+    >>> build = lambda length, learning_rate: optax.sgd(learning_rate)
+    >>> mine = Method(build, {"learning_rate": 0.1}, "default", "a method of my own")
+    >>> register_method("mine", mine)
+    >>> method_settings("mine", {})
+    {'learning_rate': 0.1}
+    >>> del METHODS["mine"]
+    """
+    register("method", METHODS, name, method, Method)
 
 
 def method_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,13 +96,11 @@ def method_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     hpfree_jax._errors.UserError: `momentum` 0.5 does not apply to method hd ...
     """
     method = look_up("method", name, METHODS)
-    owner, defaults = f"method {name}", dict(method.settings)
+    settings = method.settings_with(given.get("inner"))
+    owner = f"method {name}"
     if method.inners:
-        inner = given.get("inner") or next(iter(method.inners))
-        owner += f" with inner {inner}"
-        own = look_up("inner", inner, method.inners)
-        defaults = {"inner": inner, **own, **defaults}
-    return choose_settings(owner, given, defaults)
+        owner += f" with inner {settings['inner'].default}"
+    return choose(owner, given, settings)
 
 
 def build_optimizer(

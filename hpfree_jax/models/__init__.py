@@ -1,5 +1,6 @@
 """Models in Flax NNX, and the table of them that the command line reads."""
 
+from hpfree_jax._settings import Setting as Setting
 from hpfree_jax.models._dag_networks import DagCNN as DagCNN
 from hpfree_jax.models._dag_networks import DagMLP as DagMLP
 from hpfree_jax.models._densenet import DenseNetBC as DenseNetBC
@@ -13,6 +14,7 @@ from hpfree_jax.models._registry import MODELS as MODELS
 from hpfree_jax.models._registry import Model as Model
 from hpfree_jax.models._registry import abstract_model as abstract_model
 from hpfree_jax.models._registry import build_model as build_model
+from hpfree_jax.models._registry import register_model as register_model
 from hpfree_jax.models._resnet import ResNet as ResNet
 from hpfree_jax.models._tiny_network import TinyNetwork as TinyNetwork
 from hpfree_jax.models._vgg import VGG as VGG

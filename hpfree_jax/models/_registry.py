@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hpfree_jax._errors import UserError, choose_settings, look_up
+from hpfree_jax._errors import UserError, look_up
+from hpfree_jax._settings import Setting, choose, defaults_of, register
 from hpfree_jax.models._checks import check_image
 from hpfree_jax.models._dag_networks import DagCNN, DagMLP
 from hpfree_jax.models._densenet import SMALLEST, DenseNetBC
@@ -32,12 +33,17 @@ class Model(NamedTuple):
     """
 
     build: Callable[..., nnx.Module]
-    settings: Mapping[str, Any]  # what can be chosen, and the defaults
-    reference: str  # one line for the help text
+    settings: Mapping[str, Any]  # each a Setting, or its default alone
+    reference: str  # one line for the listing
     parameters: int = 0  # with the defaults, for the examples and classes below
     input_shape: tuple[int, ...] = (32, 32, 3)  # of one example in the source
     num_classes: int = 10
     takes_tokens: bool = False  # (time,) integers, not images; classes: the vocabulary
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The settings of a model that is given none."""
+        return defaults_of(self.settings)
 
     def example(self, batch_size: int = 2) -> jax.ShapeDtypeStruct:
         """Shape and dtype of a batch of the source's examples."""
@@ -92,18 +98,44 @@ def _build_gpt(input_shape, num_classes, **settings):
     return GPT(num_classes, **settings)
 
 
-_DAG = {"dag": "2_02_002", "bias": True, "pre_activation": False}
-_SWITCHES = {"bias": True, "affine": True, "remat": False}
-_CHANNELS = {"channels": 64, **_SWITCHES}
+def _size(default: int, help: str) -> Setting:
+    return Setting(default, help, minimum=1)
+
+
+def _bias(default: bool = True) -> Setting:
+    return Setting(default, "Add biases.")
+
+
+_AFFINE = Setting(True, "Scale and shift after normalisation.")
+_REMAT = Setting(False, "Rematerialise blocks in the backward pass, to save memory.")
+_SWITCHES = {"bias": _bias(), "affine": _AFFINE, "remat": _REMAT}
+_DAG = {
+    "dag": Setting("2_02_002", "Edges into nodes 1, 2, ...: 0 none, 1 skip, 2 layer."),
+    "bias": _bias(),
+    "pre_activation": Setting(False, "Sum before the activation of a node, not after."),
+}
+_CHANNELS = {"channels": _size(64, "Channels of the first layers.")}
 _IMAGENET: dict[str, Any] = {"input_shape": (224, 224, 3), "num_classes": 1000}
 
 
-def _gpt(source, parameters, context, vocabulary, **settings):
+def _gpt(
+    source, parameters, context, vocabulary, depth, width, heads, bias=True, dropout=0.0
+):
     """A row for a size of GPT."""
-    switches = {**_SWITCHES, "tied": True, "scan": False, "dropout": 0.0}
+    settings = {
+        "depth": _size(depth, "Transformer blocks."),
+        "width": _size(width, "Embedding width, a multiple of the heads."),
+        "heads": _size(heads, "Attention heads."),
+        "context": _size(context, "Context length, in tokens."),
+        "dropout": Setting(dropout, "Dropout rate."),
+        **_SWITCHES,
+        "bias": _bias(bias),
+        "tied": Setting(True, "Tie the output layer to the token embedding."),
+        "scan": Setting(False, "Scan over the blocks, which are compiled once."),
+    }
     return Model(
         _build_gpt,
-        {**switches, **settings, "context": context},
+        settings,
         source,
         parameters,
         (context,),
@@ -114,46 +146,61 @@ def _gpt(source, parameters, context, vocabulary, **settings):
 
 def _gpt2(parameters, depth, width, heads):
     source = "GPT-2, Radford et al. 2019"
-    sizes = {"depth": depth, "width": width, "heads": heads}
-    return _gpt(source, parameters, 1024, 50257, **sizes)
+    return _gpt(source, parameters, 1024, 50257, depth, width, heads)
 
 
 MODELS: dict[str, Model] = {
     "fcn": Model(
         _build_fcn,
-        {"depth": 4, "width": 256, "bias": False},
+        {
+            "depth": _size(4, "Weight matrices."),
+            "width": _size(256, "Units of a hidden layer."),
+            "bias": _bias(False),
+        },
         "fully connected, arXiv 2304.05187",
         920_064,
     ),
     "lenet5": Model(
         _build_lenet5,
-        {"bias": True},
+        {"bias": _bias()},
         "LeCun et al. 1998, Gradient-Based Learning Applied to Document Recognition",
         61_706,
         (28, 28, 1),
     ),
     "dag_mlp": Model(
         _build_dag_mlp,
-        {**_DAG, "width": 256},
+        {**_DAG, "width": _size(256, "Units of a node.")},
         "dense DAG, arXiv 2402.17440",
         986_634,
     ),
     "dag_cnn": Model(
         _build_dag_cnn,
-        {**_DAG, "channels": 64, "kernel_size": 3},
+        {
+            **_DAG,
+            "channels": _size(64, "Channels of a node."),
+            "kernel_size": _size(3, "Height and width of the kernels."),
+        },
         "convolutional DAG, arXiv 2402.17440",
         113_226,
     ),
     "tiny_network": Model(
         _build_tiny_network,
-        {"cell": "3_33_133", "channels": 16, "cells": 5, "bias": True, "affine": True},
+        {
+            "cell": Setting(
+                "3_33_133", "Operations of the cell, 0 to 4 for each edge."
+            ),
+            "channels": _size(16, "Channels of the first stage."),
+            "cells": _size(5, "Cells in a stage."),
+            "bias": _bias(),
+            "affine": _AFFINE,
+        },
         "NAS-Bench-201, arXiv 2001.00326",
         1_288_506,
     ),
     **{
         f"vgg{depth}": Model(
             _image_builder(VGG, depth=depth),
-            {"channels": 64, "bias": True, "affine": True},
+            {**_CHANNELS, "bias": _bias(), "affine": _AFFINE},
             "VGG for small images, arXiv 1409.1556",
             parameters,
         )
@@ -167,7 +214,7 @@ MODELS: dict[str, Model] = {
     **{
         f"resnet{depth}": Model(
             _image_builder(ResNet, depth=depth),
-            _CHANNELS,
+            {**_CHANNELS, **_SWITCHES},
             "ResNet v1.5, arXiv 1512.03385",
             parameters,
             **_IMAGENET,
@@ -183,7 +230,7 @@ MODELS: dict[str, Model] = {
     **{
         f"resnet{depth}_cifar": Model(
             _image_builder(ResNet, depth=depth, small_images=True),
-            _CHANNELS,
+            {**_CHANNELS, **_SWITCHES},
             "ResNet for small images, arXiv 1512.03385",
             parameters,
         )
@@ -192,7 +239,11 @@ MODELS: dict[str, Model] = {
     **{
         f"preact_resnet{depth}": Model(
             _image_builder(PreActResNet, depth=depth),
-            {**_CHANNELS, "final_norm": False},
+            {
+                **_CHANNELS,
+                **_SWITCHES,
+                "final_norm": Setting(False, "Normalise after the last block."),
+            },
             "pre-activated ResNet for small images, arXiv 1603.05027",
             parameters,
         )
@@ -200,19 +251,32 @@ MODELS: dict[str, Model] = {
     },
     "wide_resnet": Model(
         _image_builder(WideResNet),
-        {"depth": 28, "width": 10, "dropout": 0.0, **_SWITCHES},
+        {
+            "depth": _size(28, "Layers, a multiple of 6 plus 4."),
+            "width": _size(10, "Widening factor."),
+            "dropout": Setting(0.0, "Dropout rate within a block."),
+            **_SWITCHES,
+        },
         "WRN-28-10, arXiv 1605.07146",
         36_479_194,
     ),
     "densenet_bc": Model(
         _image_builder(DenseNetBC, SMALLEST),
-        {"depth": 100, "growth": 12, **_SWITCHES},
+        {
+            "depth": _size(100, "Layers, a multiple of 6 plus 4."),
+            "growth": _size(12, "Growth rate: channels that a layer appends."),
+            **_SWITCHES,
+        },
         "DenseNet-BC-100-12, arXiv 1608.06993",
         769_162,
     ),
     "efficientnet_b0": Model(
         _image_builder(EfficientNetB0),
-        {"dropout": 0.2, "drop_path": 0.2, "remat": False},
+        {
+            "dropout": Setting(0.2, "Dropout rate before the classifier."),
+            "drop_path": Setting(0.2, "Stochastic-depth rate of the last block."),
+            "remat": _REMAT,
+        },
         "EfficientNet-B0, arXiv 1905.11946",
         5_288_548,
         **_IMAGENET,
@@ -233,6 +297,25 @@ MODELS: dict[str, Model] = {
     "gpt2_large": _gpt2(774_030_080, 36, 1280, 20),
     "gpt2_xl": _gpt2(1_557_611_200, 48, 1600, 25),
 }
+
+
+def register_model(name: str, model: Model) -> None:
+    """Adds a model of your own to :data:`MODELS`.
+
+    From then on :func:`build_model`, training, comparisons and the command line's
+    listings find it by its name.
+
+    Raises:
+      UserError: if the name is taken or no word, or the model is no row of the table.
+
+    >>> def build(input_shape, num_classes, *, rngs, width=8, **init_settings):
+    ...     return FCN(math.prod(input_shape), 2, width, num_classes, rngs=rngs)
+    >>> register_model("mine", Model(build, {"width": 8}, "a network of my own"))
+    >>> abstract_model("mine", (4, 4, 1), 2).layers[0].kernel.shape
+    (16, 8)
+    >>> del MODELS["mine"]
+    """
+    register("model", MODELS, name, model, Model)
 
 
 def build_model(
@@ -263,7 +346,7 @@ def build_model(
     2
     """
     model = look_up("model", name, MODELS)
-    chosen = choose_settings(f"model {name}", settings or {}, model.settings)
+    chosen = choose(f"model {name}", settings or {}, model.settings)
     try:
         return model.build(
             input_shape, num_classes, rngs=rngs, **chosen, **init_settings

@@ -8,7 +8,6 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from hpfree_jax.architecture import parse_nas_bench_201
-from hpfree_jax.architecture._dag import cell_digits
 from hpfree_jax.models._checks import check_image, check_sizes
 from hpfree_jax.models._image_layers import ImageLayers
 from hpfree_jax.models._live_edges import Edge, live_edges
@@ -77,8 +76,7 @@ class TinyNetwork(nnx.Module):
             num_classes=num_classes,
             cells=cells,
         )
-        parse_nas_bench_201(cell)  # raises where the string is wrong
-        wiring = live_edges(cell_digits(cell))
+        wiring = live_edges(parse_nas_bench_201(cell).digits)
         make = ImageLayers(rngs, affine, kernel_init, dtype, param_dtype)
         self.stem_conv = make.conv(in_channels, channels, 3)
         self.stem_norm = make.norm(channels)

@@ -4,7 +4,15 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from hpfree_jax._plots import Draw, Lines, draw_line, draw_metric, make_logarithmic
+from hpfree_jax._plots import (
+    Draw,
+    Lines,
+    draw_line,
+    draw_metric,
+    make_logarithmic,
+    new_figure,
+    tidy,
+)
 
 
 def plot_curves(
@@ -23,9 +31,6 @@ def plot_curves(
       panels: further pictures by title, after loss, accuracy and learning rate.
       is_rate_scheduled: whether the rate was given, and so is drawn on a linear axis.
     """
-    # Without pyplot: no window system is looked for, and no global figure is kept.
-    from matplotlib.figure import Figure
-
     drawings: dict[str, Draw] = {
         "Loss": lambda axes: _draw_splits(axes, lines, "loss"),
         "Accuracy": lambda axes: _draw_splits(axes, lines, "accuracy"),
@@ -36,12 +41,11 @@ def plot_curves(
     }
     rows = math.ceil(len(drawings) / 3)
     columns = math.ceil(len(drawings) / rows)
-    figure = Figure(figsize=(11 / 3 * columns, 3.4 * rows), layout="constrained")
+    figure = new_figure(11 / 3 * columns, 3.4 * rows)
     all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, draw) in zip(all_axes, drawings.items(), strict=False):
         axes.set(title=name, xlabel="step")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
         draw(axes)
     for axes in all_axes[len(drawings) :]:
         axes.remove()

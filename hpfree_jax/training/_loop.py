@@ -1,265 +1,239 @@
-"""The training loop: steps, metrics, evaluations, checkpoints, interruptions."""
+"""The training loop of one seed or of several at once: a generator of windows."""
 
 import contextlib
-import math
-import sys
+import dataclasses
 import time
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from hpfree_jax.data import StreamingDataset
-from hpfree_jax.data._held_out import Examples, evaluation_examples, is_resident
-from hpfree_jax.training._checkpoints import Checkpoints
-from hpfree_jax.training._config import TrainConfig
-from hpfree_jax.training._feeds import ResidentFeed, StreamFeed
-from hpfree_jax.training._interrupt import Interrupt
-from hpfree_jax.training._losses import LOSSES
-from hpfree_jax.training._metrics import MetricsFile
+from hpfree_jax.training._evaluation import Evaluate, make_evaluations, make_sums
+from hpfree_jax.training._feeds import Feed, compile_steps, stack, take
 from hpfree_jax.training._progress import Progress
 from hpfree_jax.training._state import Task, TrainState
-from hpfree_jax.training._steps import (
-    Loss,
-    all_finite,
-    evaluation_batch_size,
-    make_epoch_order,
-    make_evaluate,
-    make_stream_evaluate,
-    make_validation_order,
-    metric_names,
-)
+from hpfree_jax.training._steps import StepShardings, make_step
 
 
-class NonFiniteLoss(Exception):
-    """The loss or the parameters became infinite or NaN.
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """When a run is looked at, in steps; always at its end.
 
-    Attributes:
-      step: the first step, counted from 1, that was affected.
+    Evaluations and checkpoints are made at ends of windows only.
     """
 
-    def __init__(self, step: int, what: str):
-        super().__init__(f"{what} at step {step}")
-        self.step = step
+    total_steps: int
+    log_every: int  # steps in a window of training metrics
+    evaluate_every: int
+    save_every: int | None = None  # None: never
+    restart_every: int | None = None  # windows begin anew, with each epoch, say
+
+    def ends_window(self, step: int) -> bool:
+        """Whether a window of training metrics ends after this step."""
+        return step == self.total_steps or self._position(step) % self.log_every == 0
+
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation is due after this step."""
+        return self._is_due(step, self.evaluate_every)
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due after this step."""
+        return self.save_every is not None and self._is_due(step, self.save_every)
+
+    def steps_left(self, step: int) -> int:
+        """Returns how many steps may follow this one before something is due."""
+        left = self.log_every - self._position(step) % self.log_every
+        periods = (self.evaluate_every, self.save_every, self.restart_every)
+        ends = [every - step % every for every in periods if every is not None]
+        return min(left, self.total_steps - step, *ends)
+
+    def _position(self, step: int) -> int:
+        return step % self.restart_every if self.restart_every else step
+
+    def _is_due(self, step: int, every: int) -> bool:
+        at_end = step % every == 0 or step == self.total_steps
+        return at_end and self.ends_window(step)
 
 
-class LoopResult(NamedTuple):
-    """How a loop ended."""
+class Functions(NamedTuple):
+    """The compiled functions of a task, for any seed."""
 
-    state: TrainState
-    step: int
-    interrupted: bool
-    per_second: float | None  # images, or tokens; None if no step was made
+    step: Callable  # see make_step
+    sums: Callable  # see make_sums
 
 
-def run_loop(
-    config: TrainConfig,
-    task: Task,
-    state: TrainState,
-    pending: np.ndarray,
-    metrics_file: MetricsFile,
-    checkpoints: Checkpoints,
-    data_state: dict[str, Any] | None = None,
-) -> LoopResult:
-    """Trains from a state to the end of the last epoch.
+def make_functions(
+    task: Task, *, num_seeds: int = 1, shardings: StepShardings | None = None
+) -> Functions:
+    """Returns the compiled functions of training and evaluation."""
+    step = make_step(task, num_seeds=num_seeds, shardings=shardings)
+    return Functions(step, make_sums(task))
 
-    Metrics stay on the device until the end of a window of ``log_every`` steps, or of
-    the epoch; only then does the host wait for the device.
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The steps since the window before, and the state after them.
+
+    The state is donated to the next step: it is gone once the next window is asked for.
+    """
+
+    step: int  # updates made so far
+    state: TrainState  # with an axis for the seeds in front, if there are several
+    metrics: np.ndarray  # float32, (seeds, steps, metrics)
+    is_complete: bool  # False: the run was stopped, perhaps before the window's end
+    is_evaluation_due: bool
+    is_checkpoint_due: bool
+    seconds_per_step: float | None  # None if no step was made
+    num_timed: int  # steps that this is the mean of
+    stall_seconds: float | None  # of these, waited for data; None for resident data
+    data_state: list[dict[str, Any]]  # of each seed's stream, for a checkpoint
+    evaluations: list[dict[str, Evaluate]]  # by seed and split
+
+    def evaluate(self, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """Returns one seed's loss and accuracy, by split."""
+        own = take(self.state, seed, len(self.evaluations))
+        return {split: find(own) for split, find in self.evaluations[seed].items()}
+
+    def first_bad_step(self, seed: int = 0) -> int | None:
+        """Returns the first step with a loss that is not finite, counted from 1."""
+        bad = ~np.isfinite(self.metrics[seed, :, 0])
+        if not bad.any():
+            return None
+        return self.step - len(bad) + 1 + int(np.argmax(bad))
+
+
+def windows(
+    tasks: Sequence[Task],
+    states: Sequence[TrainState],
+    intervals: Intervals,
+    functions: Functions,
+    *,
+    steps_per_call: int | None = None,
+    test_examples: int | None = None,
+    pending: np.ndarray | None = None,
+    data_state: list[dict[str, Any]] | None = None,
+    shardings: StepShardings | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+) -> Generator[Window, None, None]:
+    """Trains from one state a seed to the last step, and yields each window.
+
+    Metrics stay on the device until the end of a window; only then does the host wait
+    for the device. Time that passes outside the generator is not counted.
 
     Args:
-      config: the configuration, already checked.
-      task: the static parts of the run.
-      state: where to start; it is donated, so do not use it afterwards.
-      pending: metrics, ``(steps, metrics)``, of the steps since the last window's end.
-      metrics_file: where the metrics go.
-      checkpoints: where the states go.
-      data_state: of a stream, where it continues; None: at its first batch.
+      tasks: of the seeds, which differ in the order of the data and what is held out.
+      states: where to start, all after the same step; they are donated.
+      intervals: when windows end.
+      functions: from :func:`make_functions`, for as many seeds.
+      steps_per_call: the most steps in a compiled call. None: 1 on a CPU, where XLA
+        runs convolutions in a loop slowly; elsewhere powers of two, so that few
+        different numbers are compiled. A stream makes one step at a time.
+      test_examples: how many to evaluate on; None: the dataset's own limit.
+      pending: metrics, ``(seeds, steps, metrics)``, of the steps since the last
+        window's end, from a checkpoint.
+      data_state: of each seed's stream, where it continues; None: at its first batch.
+      shardings: those of the functions.
+      stop: asked after each call; the last window then is not complete.
+      progress: told of each step.
 
     Raises:
-      NonFiniteLoss: at the first such step; the windows before it are written.
+      UserError: if ``data_state`` is of another stream.
     """
-    steps_per_epoch = task.steps_per_epoch
-    total_steps = config.epochs * steps_per_epoch
-    loss = LOSSES[config.chosen_loss]
-    evaluate = _make_evaluations(config, task, loss)
-    names, speed = metric_names(task), speed_name(task)
-    step = int(state.step)
-    window: list[np.ndarray | jax.Array] = [pending] if len(pending) else []
-    if is_resident(task.dataset):
-        feed = ResidentFeed(task, loss, make_orders(task))
-        on_cpu = jax.default_backend() == "cpu"
-        steps_per_call = config.steps_per_call or (1 if on_cpu else config.log_every)
-    else:
-        feed = StreamFeed(task, loss, config.seed, data_state)
+    progress = progress or Progress(is_quiet=True)
+    evaluations = make_evaluations(tasks, functions.sums, test_examples)
+    state, step = stack(states), int(states[0].step)
+    rows = [] if pending is None or not pending.size else [pending]
+    on_cpu = jax.default_backend() == "cpu"
+    if not tasks[0].dataset.is_resident or (on_cpu and steps_per_call is None):
         steps_per_call = 1
-    with (
-        contextlib.closing(feed),
-        Interrupt() as interrupt,
-        Progress(total_steps, step) as progress,
-    ):
-        if step < total_steps:  # on a copy, before the clock starts
-            num_steps = min(steps_per_call, config.log_every, steps_per_epoch)
-            with progress.waiting("compiling a step and trying it"):
-                feed.compile(jax.tree.map(lambda x: x.copy(), state), step, num_steps)
-        clock = _Clock(config.batch_size * _units(task))
-        stalled = feed.stall_seconds
-        while step < total_steps:
-            epoch, position = divmod(step, steps_per_epoch)
-            to_window_end = config.log_every - position % config.log_every
-            num_steps = min(steps_per_call, to_window_end, steps_per_epoch - position)
-            state, metrics = feed.train(state, step, num_steps)
-            window.append(metrics)
+    calls = Calls(intervals, tasks[0].steps_per_epoch, steps_per_call)
+    feed = Feed(tasks, None if shardings is None else shardings.batch)
+
+    def window(is_complete: bool) -> Window:
+        return Window(
+            step,
+            state,
+            _fetch(rows, len(tasks)),
+            is_complete,
+            is_complete and intervals.evaluates(step),
+            is_complete and intervals.saves(step),
+            *clock.read(),
+            feed.get_state(),
+            evaluations,
+        )
+
+    with contextlib.closing(feed):
+        if data_state is not None:
+            feed.set_state(data_state)
+        with progress.waiting("compiling a step and trying it"):
+            for num_steps in calls.sizes(step):  # before the clock starts
+                compile_steps(functions.step, feed, state, step, num_steps)
+        clock = _Clock(feed)
+        while step < intervals.total_steps:
+            num_steps = calls.size(step)
+            state, metrics = functions.step(state, feed.read(step), num_steps)
+            rows.append(metrics if len(tasks) > 1 else metrics[None])
             # One step ahead of the device is enough to keep it busy. With more, Ctrl-C
             # would have to wait for all of them.
-            jax.block_until_ready(window[-2:-1])
-            step, position = step + num_steps, position + num_steps
-            clock.count(num_steps)
+            jax.block_until_ready(rows[-2:-1])
+            step += num_steps
+            clock.num_steps += num_steps
             progress.advance(num_steps)
-
-            at_epoch_end = position == steps_per_epoch
-            if at_epoch_end or position % config.log_every == 0:
-                values, window = _fetch(window, step), []
-                rate = clock.stop()
-                means = values.mean(0, np.float64).tolist()
-                # A method without a learning rate leaves it out.
-                found = dict(zip(names, means, strict=True))
-                metrics_file.append(
-                    step=step,
-                    epoch=step / steps_per_epoch,
-                    **{k: mean for k, mean in found.items() if math.isfinite(mean)},
-                    **{speed: rate},
-                    **_stall(feed, stalled),
-                )
-                stalled = feed.stall_seconds
-                clock.start()
-            if at_epoch_end:
-                epoch += 1
-                is_last = epoch == config.epochs
-                if is_last or epoch % config.evaluate_every == 0:
-                    found = _evaluate(evaluate, state, step, task.is_text)
-                    metrics_file.append(step=step, **found)
-                    text = f"epoch {epoch}/{config.epochs}"
-                    text += f"  test loss {found['test_loss']:.4f}"
-                    for name in evaluate:
-                        text += f"  {name} accuracy {found[f'{name}_accuracy']:.2%}"
-                    if "test_perplexity" in found:
-                        text += f"  test perplexity {found['test_perplexity']:.3f}"
-                    progress.report(text)
-                if is_last or epoch % config.checkpoint_every == 0:
-                    _save(checkpoints, step, state, window, feed)
-                clock.start()
-            if interrupt.requested:
-                _save(checkpoints, step, state, window, feed)
+            if intervals.ends_window(step):
+                yield window(is_complete=True)
+                rows, clock = [], _Clock(feed)
+            if step < intervals.total_steps and stop():
+                yield window(is_complete=False)
                 break
-    return LoopResult(state, step, step < total_steps, clock.per_second)
 
 
-def speed_name(task: Task) -> str:
-    """What the speed of a run is called in its metrics."""
-    return "tokens_per_second" if task.is_text else "images_per_second"
+def _fetch(rows: list, num_seeds: int) -> np.ndarray:
+    if not rows:
+        return np.zeros((num_seeds, 0, 1), np.float32)
+    return np.concatenate(jax.device_get(rows), axis=1)
 
 
-def _units(task: Task) -> int:
-    """Images, or tokens, in an example."""
-    return task.dataset.input_shape[0] if task.is_text else 1
+class Calls(NamedTuple):
+    """How many steps each compiled call makes, none beyond a window or an epoch."""
 
+    intervals: Intervals
+    steps_per_epoch: int
+    most: int | None  # None: powers of two
 
-def _stall(feed: ResidentFeed | StreamFeed, before: float | None) -> dict[str, float]:
-    """Since then, the seconds that steps waited for a stream of data."""
-    if feed.stall_seconds is None or before is None:
-        return {}
-    return {"stall_seconds": feed.stall_seconds - before}
+    def size(self, step: int) -> int:
+        """Returns the number of steps in the call after this step."""
+        per_epoch = self.steps_per_epoch
+        room = min(self.intervals.steps_left(step), per_epoch - step % per_epoch)
+        if self.most is None:
+            return 1 << (room.bit_length() - 1)
+        return min(self.most, room)
 
-
-def _make_evaluations(config: TrainConfig, task: Task, loss: Loss):
-    """Returns, by split, functions from a state to loss and accuracy."""
-    data, size = task.dataset, evaluation_batch_size(task)
-    evaluate = {}
-    if isinstance(data, StreamingDataset):
-        evaluate["test"] = make_stream_evaluate(task, loss, size, config.test_examples)
-    else:
-        examples = evaluation_examples(data, config.test_examples)
-        evaluate["test"] = make_evaluate(task, loss, examples, size)
-    if task.held_out is not None:
-        evaluate["validation"] = make_evaluate(task, loss, task.held_out, size)
-    return evaluate
-
-
-def make_orders(task: Task):
-    """Returns a function from the epoch to what its steps read.
-
-    That is the order of the training data, and the held-out examples with theirs, or
-    None for a method that does not use them.
-    """
-    order = make_epoch_order(task)
-    if task.held_out is None or "validation_fn" not in task.extra_args:
-        return lambda epoch: (order(epoch), None)
-    examples = Examples(*jax.device_put(tuple(task.held_out)))
-    validation_order = make_validation_order(task)
-    return lambda epoch: (order(epoch), (examples, validation_order(epoch)))
-
-
-def _evaluate(
-    evaluate, state: TrainState, step: int, is_text: bool
-) -> dict[str, float]:
-    """Returns loss and accuracy on each split, and the perplexity of a text.
-
-    A perplexity beyond the range of numbers is left out.
-    """
-    found = {}
-    for name, evaluate_split in evaluate.items():
-        value, accuracy = evaluate_split(state)
-        if not np.isfinite(value):
-            raise NonFiniteLoss(step, f"non-finite {name} loss ({value})")
-        found |= {f"{name}_loss": value, f"{name}_accuracy": accuracy}
-        if is_text and value < math.log(sys.float_info.max):
-            found[f"{name}_perplexity"] = math.exp(value)
-    return found
+    def sizes(self, step: int) -> set[int]:
+        """Returns all numbers of steps in the calls from this step on."""
+        if self.most == 1:
+            return {1} if step < self.intervals.total_steps else set()
+        found = set()
+        while step < self.intervals.total_steps:
+            found.add(self.size(step))
+            step += self.size(step)
+        return found
 
 
 class _Clock:
-    """Measures training without evaluations, checkpoints and compilation."""
+    """Measures the steps of a window, without what is done between windows."""
 
-    def __init__(self, per_step: int):
-        self._per_step = per_step
-        self._steps = self._total_steps = 0
-        self._total_seconds = 0.0
-        self.start()
+    def __init__(self, feed: Feed):
+        self._feed, self._stalled = feed, feed.stall_seconds
+        self.num_steps = 0
+        self._begin = time.perf_counter()
 
-    def start(self) -> None:
-        self._steps, self._begin = 0, time.perf_counter()
-
-    def count(self, steps: int) -> None:
-        self._steps += steps
-
-    def stop(self) -> float:
+    def read(self) -> tuple[float | None, int, float | None]:
+        """Returns seconds per step, the steps they are of, and seconds of stalling."""
         seconds = time.perf_counter() - self._begin
-        self._total_steps += self._steps
-        self._total_seconds += seconds
-        return self._steps * self._per_step / seconds
-
-    @property
-    def per_second(self) -> float | None:
-        if not self._total_steps:
-            return None
-        return self._total_steps * self._per_step / self._total_seconds
-
-
-def _fetch(window, last_step: int) -> np.ndarray:
-    """Returns the metrics of the window's steps; raises at the first bad loss."""
-    if not window:
-        return np.zeros((0, 0), np.float32)
-    values = np.concatenate(jax.device_get(window))
-    bad = ~np.isfinite(values[:, 0])
-    if bad.any():
-        step = last_step - len(values) + 1 + int(np.argmax(bad))
-        raise NonFiniteLoss(step, f"non-finite loss ({values[bad][0, 0]})")
-    return values
-
-
-def _save(checkpoints, step: int, state: TrainState, window, feed) -> None:
-    pending = _fetch(window, step)
-    # Not the optimizer's state, which may start at infinity (a smallest loss, say).
-    if not all_finite((state.params, state.model_state)):
-        raise NonFiniteLoss(step, "non-finite parameters after the update")
-    checkpoints.save(step, state, pending, feed.get_state())
+        stalled = self._feed.stall_seconds
+        if stalled is not None and self._stalled is not None:
+            stalled -= self._stalled
+        per_step = seconds / self.num_steps if self.num_steps else None
+        return per_step, self.num_steps, stalled

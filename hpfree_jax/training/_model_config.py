@@ -1,8 +1,6 @@
 """The options that choose a model, shared by the commands, and what data fits it."""
 
 import dataclasses
-import os
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -12,7 +10,7 @@ from flax import nnx
 
 import hpfree_jax as hp
 from hpfree_jax._errors import UserError, choose_settings, look_up
-from hpfree_jax.data import DATASETS
+from hpfree_jax.data import dataset_kind as dataset_kind
 from hpfree_jax.models import MODELS
 
 MODEL_SETTINGS = (
@@ -91,7 +89,7 @@ class ModelConfig:
             *("depth", "width", "channels", "kernel_size", "cells", "growth"),
             *("heads", "context"),
         )
-        choose_settings(f"model {self.model}", self.model_settings, model.settings)
+        choose_settings(f"model {self.model}", self.model_settings, model.defaults)
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -100,24 +98,6 @@ def check_positive(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise UserError(f"`{name}` must be at least 1, got {value}")
-
-
-def dataset_kind(name: str) -> str:
-    """Returns what a dataset is: images, a stream of them, or tokens.
-
-    Whatever is no name of the table but a folder is taken for one of token files.
-
-    Raises:
-      UserError: if there is no such dataset or folder.
-    """
-    if name not in DATASETS and Path(name).is_dir():
-        return "tokens"
-    if name not in DATASETS and os.sep in name:
-        raise UserError(
-            f"`dataset` {name} is no folder; give one that holds train.bin and "
-            f"val.bin, or one of {', '.join(DATASETS)}"
-        )
-    return look_up("dataset", name, DATASETS).kind
 
 
 def check_kind(model: str, dataset: str) -> None:

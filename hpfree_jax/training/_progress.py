@@ -6,59 +6,62 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from types import TracebackType
 
 PATIENCE = 20  # seconds before a line says what is being waited for
 INTERVAL = 60  # seconds between lines within an epoch
 
 
 class Progress:
-    """Shows a training run; use it in a ``with`` statement.
+    """Prints how far a run is.
 
-    Without a terminal, results are lines. Where they are more than a minute apart, a
-    line between them says how far the run is.
+    On a terminal that is a bar. Without one, results are lines; where they are more
+    than a minute apart, a line between them says how far the run is.
 
     Args:
-      total_steps: the number of steps when the run is done.
-      first_step: steps made before, by the run that is resumed.
+      is_quiet: whether to print nothing.
     """
 
-    def __init__(self, total_steps: int, first_step: int):
+    def __init__(self, is_quiet: bool = False):
+        self._is_quiet, self._bar = is_quiet, None
+        self._total_steps = self._first_step = self._step = 0
+        self._begin = self._latest_line = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        if not self._is_quiet:
+            print(text, flush=True)
+
+    @contextlib.contextmanager
+    def steps(self, total_steps: int, first_step: int = 0) -> Iterator[None]:
+        """Covers the training; a resumed run begins after ``first_step`` steps."""
         self._total_steps = total_steps
         self._first_step = self._step = first_step
         self._begin = self._latest_line = time.monotonic()
-        self._bar = None
+        if self._is_quiet or not sys.stderr.isatty():
+            yield
+            return
+        from rich import progress
+        from rich.console import Console
 
-    def __enter__(self) -> "Progress":
-        if sys.stderr.isatty():
-            from rich import progress
-            from rich.console import Console
-
-            self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(),
-                progress.TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-                progress.TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(
-                "training", total=self._total_steps, completed=self._first_step
-            )
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task(
+            "training", total=total_steps, completed=first_step
+        )
+        try:
+            with self._bar:
+                yield
+        finally:
+            self._bar = None
 
     def advance(self, num_steps: int) -> None:
-        """Counts steps that were started."""
+        """Counts steps; prints a line if the latest is a minute ago."""
         self._step += num_steps
         if self._bar is not None:
             self._bar.advance(self._task, num_steps)
@@ -71,7 +74,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, description=text)
         else:
-            print(text, flush=True)
+            self.say(text)
 
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator[None]:

@@ -1,30 +1,23 @@
 """The directory of a run: what is in it, and that nothing in it is overwritten."""
 
-import contextlib
 import dataclasses
-import datetime
-import importlib.metadata
 import json
-import platform
 import sys
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-import hpfree_jax as hp
 from hpfree_jax._errors import UserError
 from hpfree_jax.training._config import TrainConfig, from_json, to_json
-from hpfree_jax.training._metrics import MetricsFile
-
-LOCK = ".lock"  # name of the file that a training process locks
+from hpfree_jax.training._files import (
+    LOCK,
+    MetricsFile,
+    WriteError,
+    machine,
+    now,
+    versions,
+    write_whole,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,38 +68,6 @@ class RunDirectory:
                 f"choose another directory, or continue it with --resume {self.path}"
             )
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps other processes out of the directory while the block runs.
-
-        The kernel gives the lock back however the process ends, so the file that stays
-        behind means nothing. Where there are no such locks (Windows, some network file
-        systems), this does nothing.
-
-        Raises:
-          UserError: if another process holds it, or the directory cannot be written.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / LOCK).open("a")
-        except OSError as error:
-            raise UserError(
-                f"the run directory {self.path} cannot be written ({error}); choose "
-                "another --output-dir, or make it writable"
-            ) from error
-        with file:
-            try:
-                if fcntl is not None:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"another process is training in {self.path}; wait for its end or "
-                    "stop it, then try again"
-                ) from error
-            except OSError:
-                pass
-            yield
-
     def read_config(self) -> TrainConfig:
         """Returns the configuration of the run that is here, or raises UserError."""
         try:
@@ -140,12 +101,10 @@ class RunDirectory:
         if self.config_file.exists():
             sessions = json.loads(self.config_file.read_text())["sessions"]
         session = {
-            "started": datetime.datetime.now().astimezone().isoformat("T", "seconds"),
+            "started": now("T"),
             "first_step": first_step,
             "command": sys.argv,
-            "versions": versions(),
-            "platform": platform.platform(),
-            "device": jax.devices()[0].device_kind,
+            **machine(),
         }
         content = {
             "config": to_json(config),
@@ -154,12 +113,9 @@ class RunDirectory:
             "sessions": [*sessions, session],
         }
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             self.write_json(self.config_file.name, content)
-        except OSError as error:
-            raise UserError(
-                f"`output_dir` {self.path} cannot be written ({error}); choose another"
-            ) from error
+        except WriteError as error:
+            raise UserError(f"`output_dir`: {error}; choose another") from error
 
     def is_finished(self, step: int) -> bool:
         """Whether a session ended after that step and wrote all its results."""
@@ -180,9 +136,8 @@ class RunDirectory:
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Writes a file whole or not at all."""
-        aside = self.path / (name + ".tmp")
-        aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-        aside.replace(self.path / name)
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        write_whole(self.path / name, text)
 
 
 def _check_types(config: TrainConfig) -> None:
@@ -192,25 +147,3 @@ def _check_types(config: TrainConfig) -> None:
         fits = type(value) in kinds or (Path in kinds and isinstance(value, Path))
         if not fits and not (float in kinds and type(value) is int):
             raise TypeError(f"`{name}` cannot be {value!r}")
-
-
-def default_directory(config: TrainConfig) -> Path:
-    """``runs/<dataset>-<model>-<method>-<time>``, a directory that does not exist."""
-    time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    data = Path(config.dataset).name  # of a folder, its last part
-    name = f"{data}-{config.model}-{config.method}-{time}"
-    path, number = Path("runs") / name, 1
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{name}-{number}"
-    return path
-
-
-def versions() -> dict[str, str]:
-    """Versions of all that can change a result."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {
-        "hpfree_jax": hp.__version__,
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in packages},
-    }

@@ -4,7 +4,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +14,15 @@ from jaxtyping import Array, Int, PyTree
 
 import hpfree_jax as hp
 from hpfree_jax._errors import UserError
-from hpfree_jax.data import DATASETS, TokenDataset
-from hpfree_jax.data._held_out import (
-    AUGMENTATION,
-    VALIDATION_ORDER,
-    AnyDataset,
-    Examples,
-    hold_out,
-)
-from hpfree_jax.methods._method import Method
-from hpfree_jax.methods._registry import METHODS, build_optimizer, method_settings
+from hpfree_jax.data import DATASETS, AnyDataset, Examples
+from hpfree_jax.methods import METHODS, Method, build_optimizer, method_settings
 from hpfree_jax.models import MODELS, abstract_model, build_model
 from hpfree_jax.training._config import TrainConfig
+from hpfree_jax.training._losses import LOSSES, Loss
 from hpfree_jax.training._model_config import trace_model
+
+# What the seed's key is folded with; 2 draws what the dataset holds out.
+VALIDATION_ORDER, AUGMENTATION, SAMPLE = 3, 4, 5
 
 
 class TrainState(NamedTuple):
@@ -45,13 +41,16 @@ class Task(NamedTuple):
     eval_graph: nnx.GraphDef  # the same with dropout off and statistics fixed
     method: Method
     optimizer: optax.GradientTransformationExtraArgs
+    loss: Loss  # of each target
     dataset: AnyDataset  # without what is held out
     held_out: Examples | None  # of the training data, for validation
     batch_size: int
+    seed: int  # of a stream's order; all other randomness comes from the keys
     order_key: Array  # from it and the epoch comes the order of the data
     validation_key: Array  # the same for the data held out
     augmentation_key: Array | None = None  # with the step; None: no augmentation
-    accumulate: int = 1  # parts of a batch that are in memory one after another
+    accumulate: int = 1  # gradient-accumulation steps per batch
+    notes: tuple[str, ...] = ()  # on its preparation, to be shown
 
     @property
     def extra_args(self) -> tuple[str, ...]:
@@ -70,11 +69,17 @@ class Task(NamedTuple):
 
     @property
     def is_text(self) -> bool:
-        """Whether the model is one of language."""
-        return isinstance(self.dataset, TokenDataset)
+        """Whether the model is a language model."""
+        return self.dataset.is_text
+
+    @property
+    def examples_per_step(self) -> int:
+        """Images in a batch, or tokens."""
+        length = self.dataset.input_shape[0] if self.is_text else 1
+        return self.batch_size * length
 
 
-def start(
+def prepare(
     config: TrainConfig, dataset: AnyDataset, total_steps: int | None = None
 ) -> tuple[Task, TrainState]:
     """Builds model and optimizer, and the state before the first step.
@@ -90,37 +95,11 @@ def start(
     method = METHODS[config.method]
     key = jax.random.key(config.seed)
     params_key, order_key = jax.random.split(key)
-    augmentation_key = jax.random.fold_in(key, AUGMENTATION)
-    dataset, held_out = hold_out(dataset, config.held_out, config.seed)
+    dataset, held_out = dataset.hold_out(config.held_out, config.seed)
     _check_batch_size(config, dataset, held_out)
-    num_examples = dataset.num_train
     model = _build_model(config, dataset, nnx.Rngs(params_key))
-    model_args, factor = {}, 1.0
-    if (
-        method.model_args
-        or config.chosen_init != "default"
-        or config.scale_learning_rate
-    ):
-        arch = trace_model(config.model, model, dataset.input_shape, config.batch_size)
-        try:
-            if config.chosen_init != "default":
-                params = nnx.state(model, nnx.Param)
-                init_key = jax.random.fold_in(params_key, 0)
-                drawn = hp.initialize(init_key, params, arch, config.chosen_init)
-                nnx.update(model, drawn)
-            if method.model_args:
-                params = nnx.state(model, nnx.Param)
-                layout = arch.layout(params)
-                model_args = {"params": params, "architecture": arch, "layout": layout}
-        except ValueError as error:
-            raise UserError(f"model {config.model}: {error}") from error
-        if config.scale_learning_rate:
-            factor = learning_rate_factor(arch)
-            base = method_settings(config.method, config.method_settings)[
-                "learning_rate"
-            ]
-            print(f"learning rate: {base:g}, scaled to {base * factor:g}", flush=True)
-    steps_per_epoch = num_examples // config.batch_size
+    model_args, factor, notes = _read_architecture(config, model, dataset, params_key)
+    steps_per_epoch = dataset.num_train // config.batch_size
     optimizer = build_optimizer(
         config.method,
         config.method_settings,
@@ -144,16 +123,54 @@ def start(
         eval_graph,
         method,
         optimizer,
+        LOSSES[config.chosen_loss],
         dataset,
         held_out,
         config.batch_size,
+        config.seed,
         order_key,
         jax.random.fold_in(key, VALIDATION_ORDER),
-        augmentation_key if config.augment else None,
+        jax.random.fold_in(key, AUGMENTATION) if config.augment else None,
         config.accumulate,
+        notes,
     )
     state = TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state)
     return task, state
+
+
+def _read_architecture(
+    config: TrainConfig, model: nnx.Module, dataset: AnyDataset, key: Array
+) -> tuple[dict[str, Any], float, tuple[str, ...]]:
+    """Traces the model if needed, and initialises it as the configuration says.
+
+    Returns what the method takes of the model, the factor of the learning rate, and
+    lines to show.
+    """
+    model_args = METHODS[config.method].model_args
+    if not (
+        model_args or config.chosen_init != "default" or config.scale_learning_rate
+    ):
+        return {}, 1.0, ()
+    arch = trace_model(config.model, model, dataset.input_shape, config.batch_size)
+    found = {}
+    try:
+        if config.chosen_init != "default":
+            params = nnx.state(model, nnx.Param)
+            init_key = jax.random.fold_in(key, 0)
+            drawn = hp.initialize(init_key, params, arch, config.chosen_init)
+            nnx.update(model, drawn)
+        if model_args:
+            params = nnx.state(model, nnx.Param)
+            layout = arch.layout(params)
+            found = {"params": params, "architecture": arch, "layout": layout}
+    except ValueError as error:
+        raise UserError(f"model {config.model}: {error}") from error
+    if not config.scale_learning_rate:
+        return found, 1.0, ()
+    factor, notes = learning_rate_factor(arch)
+    base = method_settings(config.method, config.method_settings)["learning_rate"]
+    scaled = f"learning rate: {base:g}, scaled to {base * factor:g}"
+    return found, factor, (*notes, scaled)
 
 
 def check_fits(config: TrainConfig) -> None:
@@ -162,12 +179,14 @@ def check_fits(config: TrainConfig) -> None:
     entry = DATASETS.get(config.dataset)
     shape, classes = (entry.input_shape, entry.num_classes) if entry else (None, None)
     if MODELS[name].takes_tokens:  # a text has the model's context
-        shape = (config.context or MODELS[name].settings["context"],)
+        shape = (config.context or MODELS[name].defaults["context"],)
     with _saying_what_fits(config, config.dataset, shape):
         abstract_model(name, shape, classes, settings)
 
 
-def _build_model(config: TrainConfig, dataset: AnyDataset, rngs: nnx.Rngs):
+def _build_model(
+    config: TrainConfig, dataset: AnyDataset, rngs: nnx.Rngs
+) -> nnx.Module:
     shape, classes = dataset.input_shape, dataset.num_classes
     with _saying_what_fits(config, dataset.name, shape):
         return build_model(
@@ -209,11 +228,11 @@ def _check_batch_size(config, dataset: AnyDataset, held_out: Examples | None) ->
         )
 
 
-def learning_rate_factor(arch: hp.Architecture) -> float:
-    """What the rate of a base network is multiplied by, for an architecture.
+def learning_rate_factor(arch: hp.Architecture) -> tuple[float, list[str]]:
+    """Returns the factor of the learning rate for an architecture, and notes on it.
 
-    The kernel size is that of the largest kernels, 3 where there is no convolution.
-    A warning that the factor is very small becomes a printed note.
+    It is relative to a network of 3 layers with kernels of size 3. The architecture's
+    kernel size is that of its largest kernels, 3 if it has no convolution.
 
     Raises:
       UserError: if no path leads through a layer.
@@ -226,6 +245,4 @@ def learning_rate_factor(arch: hp.Architecture) -> float:
             factor = hp.scale_learning_rate(1.0, arch, kernel_size=size)
     except ValueError as error:
         raise UserError(f"`scale_learning_rate`: {error}") from error
-    for warning in caught:
-        print(f"note: {warning.message}", flush=True)
-    return factor
+    return factor, [f"note: {warning.message}" for warning in caught]

@@ -122,6 +122,7 @@ def test_both_forms_of_a_cell_are_the_same():
         "+|skip_connect~0|none~1|nor_conv_3x3~2|"
     )
     cell, same = hp.parse_nas_bench_201(names), hp.parse_nas_bench_201("3_24_103")
+    assert cell.digits == same.digits == "3_24_103"
     assert cell.path_depths == same.path_depths == {0: 1, 2: 2}
     assert cell.in_degrees == same.in_degrees == (1, 2, 2)
 

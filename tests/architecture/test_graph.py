@@ -1,6 +1,9 @@
 """Statistics, parts and drawings of a traced graph."""
 
+import copy
 import itertools
+import pickle
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -136,7 +139,7 @@ def test_summary_says_it_all():
         "out    dense      4x4    4       4        2          1\n"
         "head   dense      4x3    4       3        1          1     readout\n"
         "\n"
-        "vector  follows  how\n"
+        "vector  follows  role\n"
         "------  -------  -----\n"
         "scale   table    scale\n"
         "\n"
@@ -183,3 +186,34 @@ def test_plot_on_given_axes():
 
     ax = Figure().subplots()
     assert residual_arch(1).plot(ax) is ax
+
+
+def test_plot_without_matplotlib_names_the_extra_in_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError) as caught:
+        residual_arch(1).plot()
+    message = str(caught.value)
+    assert "arch.plot()" in message
+    assert 'pip install "hpfree-jax[train]"' in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda arch: pickle.loads(pickle.dumps(arch))],
+)
+def test_a_copy_equals_its_original(duplicate):
+    arch = residual_arch(2)
+    same = duplicate(arch)
+    assert type(same) is hp.Architecture is hp.architecture.Architecture
+    assert same == arch
+    assert same.path_depths == arch.path_depths
+
+
+def test_former_names_of_fields_still_read():
+    net = lambda p, x: (x @ p["w"] * p["scale"], p["kept"])
+    params = {"w": shape(4, 4), "scale": shape(4), "kept": shape(3)}
+    arch = hp.trace_architecture(net, params, shape(1, 4))
+    assert arch.others == arch.returned_leaves == ("kept",)
+    (vector,) = arch.vectors
+    assert vector.how == vector.role == "scale"

@@ -234,10 +234,10 @@ def test_a_parameter_that_only_meets_constants_is_a_matrix():
     [
         (
             lambda p: p | {"b": shape(8, 3)},
-            r"`b` has the shape \(8, 3\) and not \(8, 2\)",
+            r"`b` has the shape \(8, 3\), not \(8, 2\)",
         ),
-        (lambda p: {"a": p["a"]}, "they lack `b` of shape"),
-        (lambda p: p | {"c": shape(1)}, "which has no `c` of shape"),
+        (lambda p: {"a": p["a"]}, r"`b` of shape \(8, 2\) is missing"),
+        (lambda p: p | {"c": shape(1)}, "the traced one has no `c` of shape"),
     ],
 )
 def test_params_of_another_model_name_the_first_path_that_differs(change, message):

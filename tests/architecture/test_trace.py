@@ -488,7 +488,7 @@ def test_weight_normalisation_is_one_layer():
     arch = trace(net, params, x4)
     assert draw(arch) == "head(v(x))"
     assert [y.path for y in arch.layers[0].leaves] == ["v"]
-    assert [(v.path, v.leader, v.how) for v in arch.vectors] == [
+    assert [(v.path, v.leader, v.role) for v in arch.vectors] == [
         ("g", "v", "weight_scale")
     ]
 

@@ -108,7 +108,7 @@ def test_the_report_needs_no_other_file(finished):
     assert all(reference.startswith("#") for reference in page.references)
     assert not re.search(r"@import|url\((?!#)", text)
     assert "<script" not in text
-    # Scores, what was told, the grid and one task.
+    # Scores, settings, the grid and one task.
     assert (page.tables, text.count("<svg ")) == (4, 2)
     for label in (*METHODS, "adam, best of 2"):
         assert label in text

@@ -9,7 +9,7 @@ from hpfree_jax.comparison._figures import (
     line_styles,
     to_svg,
 )
-from hpfree_jax.comparison._results import summarise
+from hpfree_jax.comparison._results import Results
 
 from .records import TASK, method, plan, record
 
@@ -20,18 +20,18 @@ RUNS = {
 
 
 @pytest.fixture
-def summary():
+def results():
     specs = [method(label, "agd") for label in RUNS]
     read = lambda task, variant: RUNS[variant.label]
-    return summarise(plan(*specs, num_seeds=2), read, target=2.5)
+    return Results(plan(*specs, num_seeds=2), read, target=2.5)
 
 
 def lines(axes):
     return [np.asarray(line.get_xydata()).tolist() for line in axes.lines]
 
 
-def test_curves_are_means_with_bands_and_crosses_where_seeds_diverge(summary):
-    figure = draw_curves(summary, TASK)
+def test_curves_are_means_with_bands_and_crosses_where_seeds_diverge(results):
+    figure = draw_curves(results, TASK)
     loss, test_loss, accuracy, rate = figure.axes
     titles = ["Training loss", "Test loss", "Test accuracy", "Effective learning rate"]
     assert [axes.get_title() for axes in figure.axes] == titles
@@ -48,9 +48,9 @@ def test_curves_are_means_with_bands_and_crosses_where_seeds_diverge(summary):
     assert rate.texts[0].get_text() == "no method has one"
 
 
-def test_profiles_step_up_at_the_ratios(summary):
+def test_profiles_step_up_at_the_ratios(results):
     # The means of two lines are 2.5 and 1.25 for good, 3 for bad: only good has a time.
-    steps, seconds = draw_profiles(summary).axes
+    steps, seconds = draw_profiles(results).axes
     for axes in (steps, seconds):
         good, bad = lines(axes)
         assert good == [[1, 1.0], [1, 1.0], [4, 1.0]]
@@ -64,8 +64,8 @@ def test_many_methods_can_be_told_apart():
     assert len(line_styles([str(index) for index in range(45)])) == 45
 
 
-def test_two_pictures_on_a_page_do_not_share_names(summary):
-    texts = [to_svg(draw_curves(summary, TASK)) for _ in range(2)]
+def test_two_pictures_on_a_page_do_not_share_names(results):
+    texts = [to_svg(draw_curves(results, TASK)) for _ in range(2)]
     assert all(text.startswith("<svg ") for text in texts)
     clips = [
         {part.split('"')[0] for part in text.split('<clipPath id="')[1:]}

@@ -6,6 +6,7 @@ import pytest
 
 from hpfree_jax._errors import UserError
 from hpfree_jax.comparison import CompareConfig
+from hpfree_jax.training.engine import Intervals
 
 WHERE = Path("runs/mine")
 
@@ -26,7 +27,7 @@ def test_models_datasets_and_methods_are_crossed():
     assert [method.label for method in plan.methods] == ["agd", "adam"]
     assert plan.tasks[0].model_settings == {"depth": 2}
     assert len(list(plan.groups())) == 8
-    assert plan.rhythm(plan.tasks[0]) == (1, 5)
+    assert plan.intervals(plan.tasks[0]) == Intervals(70, 1, 5)
 
 
 def test_a_run_that_two_methods_share_is_made_once():

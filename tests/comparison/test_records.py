@@ -82,7 +82,7 @@ def unfinished(text):
         (unfinished, "it ends before the last step"),
     ],
 )
-def test_a_damaged_file_is_renamed_and_never_lost(file, damage, reason, capsys):
+def test_a_damaged_file_is_renamed_and_never_lost(file, damage, reason, caplog):
     for name in ("seed-0.damaged", "seed-0.damaged2"):
         file.write(finished())
         text = damage(file.path.read_text())
@@ -90,8 +90,8 @@ def test_a_damaged_file_is_renamed_and_never_lost(file, damage, reason, capsys):
         assert file.read() is None
         assert (file.path.with_name(name)).read_text() == text
         assert not file.path.exists()
-        assert reason in (said := capsys.readouterr().out)
-        assert name in said
+        assert reason in caplog.messages[-1]
+        assert name in caplog.messages[-1]
 
 
 def test_bytes_that_are_no_text_are_damage(file):

@@ -6,25 +6,31 @@ import numpy as np
 import pytest
 
 from hpfree_jax._errors import UserError
-from hpfree_jax.comparison._runner import Rhythm, Runner, Stopped
+from hpfree_jax.comparison._runner import Runner, Stopped
 from hpfree_jax.comparison._specs import TaskSpec, parse_method
 from hpfree_jax.training import TrainConfig, train
+from hpfree_jax.training.engine import Intervals
 
 SETTINGS = {"depth": 2, "width": 8}
 # 1,438 examples in batches of 256 are 5 steps an epoch.
 TASK = TaskSpec("toy", "digits", "fcn", SETTINGS, 256, 10, "square")
-RHYTHM = Rhythm(5, 5)
+INTERVALS = Intervals(10, 5, 5)
 
 
 @pytest.fixture
 def runner(digits):
     def make(
-        method="adam", task=TASK, rhythm=RHYTHM, init=None, held_out=None, **settings
+        method="adam",
+        task=TASK,
+        intervals=INTERVALS,
+        init=None,
+        held_out=None,
+        **settings,
     ):
         spec = dataclasses.replace(
             parse_method(method), init=init, validation_fraction=held_out
         )
-        return Runner(task, spec, digits, rhythm, **settings)
+        return Runner(task, spec, digits, intervals, **settings)
 
     return make
 
@@ -36,7 +42,7 @@ def run(runner, *seeds):
 @pytest.fixture(scope="module")
 def adam(digits):
     """Two seeds at once, and one after another."""
-    runner = Runner(TASK, parse_method("adam"), digits, RHYTHM)
+    runner = Runner(TASK, parse_method("adam"), digits, INTERVALS)
     return run(runner, 3, 4), [*run(runner, 3), *run(runner, 4)]
 
 
@@ -96,7 +102,7 @@ def test_what_is_held_out_is_measured_as_the_trainer_does(runner, tmp_path):
 
 def test_all_methods_of_one_initialisation_start_from_the_same_weights(runner):
     def params(method, seed=0, init=None):
-        return jax.tree.leaves(runner(method, init=init).start(seed)[1].params)
+        return jax.tree.leaves(runner(method, init=init).prepare(seed)[1].params)
 
     same = lambda one, other: all(map(np.array_equal, one, other))
     assert same(params("adam"), params("prodigy"))
@@ -106,12 +112,12 @@ def test_all_methods_of_one_initialisation_start_from_the_same_weights(runner):
 
 
 def test_all_methods_see_the_same_order_of_the_data(runner):
-    keys = [runner(method).start(0)[0].order_key for method in ("adam", "agd")]
+    keys = [runner(method).prepare(0)[0].order_key for method in ("adam", "agd")]
     np.testing.assert_array_equal(*map(jax.random.key_data, keys))
 
 
 def test_the_horizon_of_a_schedule_is_the_number_of_steps(runner):
-    (record,) = run(runner("adam:schedule=cosine", rhythm=Rhythm(1, 10)), 0)
+    (record,) = run(runner("adam:schedule=cosine", intervals=Intervals(10, 1, 10)), 0)
     # From 1e-3 at the first of ten steps towards 0 at an eleventh.
     expected = 1e-3 * (1 + np.cos(np.pi * np.arange(10) / 10)) / 2
     np.testing.assert_allclose(record.train["learning_rate"], expected, rtol=1e-5)
@@ -124,7 +130,7 @@ def test_a_method_without_a_rate_has_blanks(runner):
 
 
 def test_a_run_that_diverges_ends_and_is_a_result(runner):
-    (record,) = run(runner("sgd:learning_rate=1e30", rhythm=Rhythm(1, 10)), 0)
+    (record,) = run(runner("sgd:learning_rate=1e30", intervals=Intervals(10, 1, 10)), 0)
     assert (record.status, record.diverged_at) == ("diverged", 2)
     assert record.train["step"] == [1]
     assert np.isfinite(record.train["loss"]).all()
@@ -132,32 +138,19 @@ def test_a_run_that_diverges_ends_and_is_a_result(runner):
 
 def test_one_seed_that_diverges_leaves_the_others_alone(runner, monkeypatch):
     both = runner("adam")
-    start = both.start
+    prepare = both.prepare
 
     def spoiled(seed):
-        task, state = start(seed)
+        task, state = prepare(seed)
         if seed == 4:
             state = state._replace(params=jax.tree.map(lambda x: x / 0, state.params))
         return task, state
 
-    monkeypatch.setattr(both, "start", spoiled)
+    monkeypatch.setattr(both, "prepare", spoiled)
     good, bad = run(both, 3, 4)
     assert (good.status, bad.status, bad.diverged_at) == ("finished", "diverged", 1)
     (alone,) = run(runner("adam"), 3)
     np.testing.assert_allclose(good.train["loss"], alone.train["loss"], rtol=1e-5)
-
-
-@pytest.mark.parametrize("per_epoch", [1, 7, 71])
-def test_calls_off_the_cpu_are_powers_of_two_within_lines_and_epochs(
-    runner, per_epoch, monkeypatch
-):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    task = TaskSpec("toy", "digits", "fcn", SETTINGS, 256, 233, "square")
-    calls = list(runner(task=task, rhythm=Rhythm(10, 50))._calls(per_epoch))
-    assert sum(calls) == 233
-    assert {number.bit_count() for number in calls} == {1}
-    ends = set(np.cumsum(calls).tolist())
-    assert ends >= {*range(10, 233, 10), *range(per_epoch, 233, per_epoch), 233}
 
 
 def test_several_steps_in_a_call_are_the_same_steps(runner, adam, monkeypatch):
@@ -178,7 +171,7 @@ def test_convolutions_and_wide_layers_on_a_cpu_go_seed_by_seed(runner, monkeypat
     assert not runner("autowu").gains_from_vmap()
 
 
-def test_a_wish_to_stop_is_seen_between_two_lines(runner):
+def test_a_wish_to_stop_is_seen_between_two_steps(runner):
     with pytest.raises(Stopped):
         run(runner(stop=lambda: True), 0)
 

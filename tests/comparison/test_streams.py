@@ -7,11 +7,12 @@ import pytest
 
 from hpfree_jax._errors import UserError
 from hpfree_jax.comparison import TaskSpec
-from hpfree_jax.comparison._datasets import load_datasets
-from hpfree_jax.comparison._runner import Rhythm, Runner
+from hpfree_jax.comparison._compare import load_datasets
+from hpfree_jax.comparison._runner import Runner
 from hpfree_jax.comparison._specs import parse_method
 from hpfree_jax.data import DATASETS, _tokens
 from hpfree_jax.training import TrainConfig, train
+from hpfree_jax.training.engine import Intervals
 
 SETTINGS = {"depth": 2, "width": 8}
 GPT = {"depth": 1, "width": 8, "heads": 2, "context": 8}
@@ -22,7 +23,7 @@ IMAGES = TaskSpec("stream", "streamed", "fcn", SETTINGS, 256, 10, "square")
 def streamed():
     """The digits read while training, and texts in their files."""
     with pytest.MonkeyPatch.context() as patch:
-        entry = DATASETS["digits"]._replace(kind="stream")
+        entry = DATASETS["digits"]._replace(is_streamed=True)
         patch.setitem(DATASETS, "streamed", entry)
         patch.setattr(_tokens, "RESIDENT_BYTES", 0)
         yield
@@ -40,7 +41,7 @@ def text(tmp_path_factory):
 
 def run(task, *groups):
     data = load_datasets([task])[task.name]
-    runner = Runner(task, parse_method("adamw"), data, Rhythm(5, 5))
+    runner = Runner(task, parse_method("adamw"), data, Intervals(task.steps, 5, 5))
     assert not runner.gains_from_vmap()
     return [runner.run(seeds, [{"seed": seed} for seed in seeds]) for seeds in groups]
 
@@ -81,7 +82,7 @@ def test_a_run_on_a_text_in_its_file_is_what_the_trainer_does(text, tmp_path):
 
 def test_nothing_can_be_held_out_of_a_stream():
     data = load_datasets([IMAGES])["stream"]
-    runner = Runner(IMAGES, parse_method("marthe"), data, Rhythm(5, 5))
+    runner = Runner(IMAGES, parse_method("marthe"), data, Intervals(IMAGES.steps, 5, 5))
     with pytest.raises(
         UserError, match=r"is read while training, and nothing .* take 0"
     ):

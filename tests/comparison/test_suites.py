@@ -1,9 +1,7 @@
 """Named sets of tasks, from the command to the page of the documentation."""
 
 import dataclasses
-import importlib.util
 import json
-from pathlib import Path
 
 import jax
 import pytest
@@ -11,13 +9,12 @@ import pytest
 from hpfree_jax._errors import UserError
 from hpfree_jax.commands._compare import run_compare
 from hpfree_jax.comparison import CompareConfig, TaskSpec
-from hpfree_jax.comparison._runner import machine, now
-from hpfree_jax.comparison._standings import Standings
-from hpfree_jax.comparison._suite_runs import find_runs, read_runs, write_runs
 from hpfree_jax.comparison._suites import NO_TUNING, SUITES
 from hpfree_jax.models import MODELS, abstract_model
 from hpfree_jax.training._model_config import MODEL_SETTINGS, check_kind
+from hpfree_jax.training.engine import machine, now
 
+from .leaderboard import script
 from .records import record
 
 TINY = (
@@ -33,18 +30,6 @@ ARGS = [
 
 
 @pytest.fixture(scope="module")
-def script():
-    """The module ``benchmarks/no_tuning.py``."""
-    path = Path(__file__).parents[2] / "benchmarks" / "no_tuning.py"
-    spec = importlib.util.spec_from_file_location("no_tuning", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A directory with runs of three methods on two tasks, none of them really made."""
     directory = tmp_path_factory.mktemp("suite") / "out"
@@ -57,7 +42,7 @@ def finished(tmp_path_factory):
         plan = config.plan()
         for place, (task, variant) in enumerate(plan.groups()):
             diverges = variant.method == "sgd"
-            every = plan.rhythm(task).evaluate_every
+            every = plan.intervals(task).evaluate_every
             losses = [2.0 - place / 10 - step / 100 for step in range(every, 5, every)]
             made = record(
                 losses[:1] if diverges else losses,
@@ -85,43 +70,40 @@ def test_the_leaderboard_is_printed(finished, capsys, monkeypatch):
 
 
 def test_runs_are_found_with_their_method_and_rate(finished):
-    found = list(find_runs(finished, TINY))
+    found = list(script.find_runs(finished, TINY))
     assert len(found) == 8
     keys = {(run.task, run.method, run.learning_rate) for run in found}
     assert {key[1:] for key in keys if key[0] == "two"} == {
         ("adamw", None), ("sgd:learning_rate=1e30", None), (TUNED, 1e-3), (TUNED, 0.1),
     }  # fmt: skip
-    (bad,) = (
-        run.row(0.0) for run in found if run.task == "two" and "sgd" in run.method
-    )
+    (bad,) = (run for run in found if run.task == "two" and "sgd" in run.method)
     assert (bad.diverged_at, bad.test_accuracy, bad.steps_to_target) == (2, None, None)
 
 
-def test_a_task_has_its_own_rhythm_where_the_comparison_has_none(monkeypatch):
+def test_a_task_has_its_own_intervals_where_the_comparison_has_none(monkeypatch):
     monkeypatch.setitem(SUITES, "tiny", TINY)
     plan = CompareConfig(suite="tiny").plan()
-    assert [plan.rhythm(task).evaluate_every for task in plan.tasks] == [2, 1]
+    assert [plan.intervals(task).evaluate_every for task in plan.tasks] == [2, 1]
     plan = CompareConfig(suite="tiny", evaluate_every=4).plan()
-    assert [plan.rhythm(task).evaluate_every for task in plan.tasks] == [4, 4]
+    assert [plan.intervals(task).evaluate_every for task in plan.tasks] == [4, 4]
 
 
 def test_runs_of_another_version_of_the_suite_are_refused(finished):
-    with pytest.raises(UserError, match=r"is of another task one: .*make it again"):
-        list(find_runs(finished, [dataclasses.replace(TINY[0], steps=5)]))
-    with pytest.raises(UserError, match="holds no comparison that can be read"):
-        list(find_runs(finished / "runs", TINY))
+    with pytest.raises(SystemExit, match=r"is of another task one: .*make it again"):
+        list(script.find_runs(finished, [dataclasses.replace(TINY[0], steps=5)]))
+    with pytest.raises(SystemExit, match="holds no comparison that can be read"):
+        list(script.find_runs(finished / "runs", TINY))
 
 
-def test_collected_runs_are_timed_to_the_tuned_adam(script, finished, monkeypatch):
+def test_collected_runs_are_timed_to_the_tuned_adam(finished, monkeypatch):
     monkeypatch.setattr(script, "TASKS", TINY)
-    found = list(find_runs(finished, TINY))
+    found = list(script.find_runs(finished, TINY))
     runs = script.merge([], [*found, *found])  # a run of two directories is one
     assert len(runs) == 8
-    standings = Standings(runs, TINY)
+    targets = script.suite_results(runs, TINY).targets
     for run in found:
-        target = standings.target(next(t for t in TINY if t.name == run.task))
-        (row,) = (row for row in runs if row.key == run.row(None).key)
-        expected = run.record.steps_to(target)
+        (row,) = (row for row in runs if row.key == run.key)
+        expected = run.record.steps_to(targets[run.task].loss)
         assert row.steps_to_target == (expected if expected < 100 else None)
     # Without the tuned Adam among the new ones its earlier runs set the target,
     part = [run for run in found if run.method == "adamw"]
@@ -134,11 +116,13 @@ def test_collected_runs_are_timed_to_the_tuned_adam(script, finished, monkeypatc
         script.merge(runs, tuned)
 
 
-def test_steps_are_timed_by_task_and_method(script, finished, monkeypatch, tmp_path):
+def test_steps_are_timed_by_task_and_method(finished, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "TASKS", TINY)
     monkeypatch.setattr(script, "RESULTS", tmp_path / "results.csv")
     monkeypatch.setattr(script, "TIMES", tmp_path / "step_times.csv")
-    write_runs(script.RESULTS, script.merge([], list(find_runs(finished, TINY))))
+    script.write_runs(
+        script.RESULTS, script.merge([], list(script.find_runs(finished, TINY)))
+    )
     script.time_steps(rounds=3)
     times = script.read_times({"adamw", "sgd:learning_rate=1e30", TUNED})
     assert set(times) == {
@@ -150,8 +134,8 @@ def test_steps_are_timed_by_task_and_method(script, finished, monkeypatch, tmp_p
     assert all(ratio > 0 for ratio in times.values())
 
 
-def test_the_page_is_made_from_the_data(script):
-    assert script.PAGE.read_text() == script.render(read_runs(script.RESULTS))
+def test_the_page_is_made_from_the_data():
+    assert script.PAGE.read_text() == script.render(script.read_runs(script.RESULTS))
 
 
 @pytest.mark.parametrize("task", NO_TUNING, ids=lambda task: task.name)

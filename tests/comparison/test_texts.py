@@ -9,11 +9,12 @@ import pytest
 
 from hpfree_jax._errors import UserError
 from hpfree_jax.comparison import CompareConfig, TaskSpec, compare
-from hpfree_jax.comparison._datasets import load_datasets
-from hpfree_jax.comparison._runner import Rhythm, Runner
+from hpfree_jax.comparison._compare import load_datasets
+from hpfree_jax.comparison._runner import Runner
 from hpfree_jax.comparison._specs import parse_method
 from hpfree_jax.comparison._tables import task_table
 from hpfree_jax.training import TrainConfig, train
+from hpfree_jax.training.engine import Intervals
 
 GPT = {"depth": 1, "width": 8, "heads": 2, "context": 8}
 
@@ -32,7 +33,7 @@ def task(tmp_path_factory):
 def runs(task):
     """Two seeds at once, and one after another; with the model's dropout."""
     data = load_datasets([task])[task.name]
-    runner = Runner(task, parse_method("adamw"), data, Rhythm(5, 5))
+    runner = Runner(task, parse_method("adamw"), data, Intervals(task.steps, 5, 5))
     assert not runner.gains_from_vmap()  # on a CPU, where products of tokens are large
     run = lambda *seeds: runner.run(seeds, [{"seed": seed} for seed in seeds])
     return run(3, 4), [*run(3), *run(4)]

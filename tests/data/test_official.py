@@ -228,6 +228,6 @@ def test_a_damaged_shard_is_named(name, damage, tmp_path, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"dataset {name} cannot be stored in or read from {tmp_path}" in err
-    assert f"remove {tmp_path / name} to prepare it anew, or" in err
+    assert f"move {tmp_path / name} away to prepare it again, or" in err
     assert "--data-dir" in err
     assert not (tmp_path / "run").exists()

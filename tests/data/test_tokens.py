@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hpfree_jax.data import load_tokens
-from hpfree_jax.data._tokens import character_dataset
+from hpfree_jax.data._texts import character_dataset
 
 SHARED = Path(__file__).parents[3] / "shared" / "tfds"
 

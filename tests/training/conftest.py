@@ -12,7 +12,8 @@ import pytest
 
 from hpfree_jax.data import load_dataset
 from hpfree_jax.training import TrainConfig
-from hpfree_jax.training._metrics import MetricsFile
+from hpfree_jax.training._evaluation import make_evaluate, make_sums
+from hpfree_jax.training._files import MetricsFile
 
 TFDS = Path(__file__).parents[2] / ".cache" / "tfds"
 # 1,438 examples in batches of 256 are 5 steps an epoch.
@@ -64,6 +65,12 @@ def interrupt_at(monkeypatch):
             yield
 
     return at
+
+
+def evaluate_on(task, examples, batch_size=1000):
+    """Returns a function from a state to its loss and accuracy on the examples."""
+    batches = examples.batches(batch_size)
+    return make_evaluate(task, make_sums(task), lambda: batches)
 
 
 def same(a, b):

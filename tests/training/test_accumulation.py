@@ -5,28 +5,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hpfree_jax.data._held_out import Examples
-from hpfree_jax.training import square_loss
+from hpfree_jax.data import Examples
 from hpfree_jax.training._accumulation import accumulated_grad, accumulated_loss
-from hpfree_jax.training._state import start
+from hpfree_jax.training._state import prepare
 from hpfree_jax.training._steps import (
+    ResidentData,
     make_epoch_order,
-    make_train_steps,
+    make_step,
     make_validation_order,
 )
 
 
 def after_two_steps(config, digits, **changes):
-    task, state = start(config(**changes), digits)
+    task, state = prepare(config(**changes), digits)
     examples = jax.device_put(task.dataset.train_arrays)
     held_out = None
     if "validation_fn" in task.extra_args:
         others = Examples(*map(jnp.asarray, task.held_out))
         held_out = others, make_validation_order(task)(0)
-    train_steps, order = make_train_steps(task, square_loss), make_epoch_order(task)(0)
+    step, order = make_step(task), make_epoch_order(task)(0)
+    data = ResidentData(examples, order, held_out)
     metrics = []
     for _ in range(2):
-        state, found = train_steps(state, examples, order, 1, held_out)
+        state, found = step(state, data, 1)
         metrics.append(np.asarray(found))
     return state.params, np.concatenate(metrics)
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from hpfree_jax.training._checkpoints import Checkpoints
-from hpfree_jax.training._state import start
+from hpfree_jax.training._state import prepare
 
 PENDING = np.array([[0.1, 0.2, 0.3]], np.float32)
 
 
 @pytest.fixture
 def begin(config, digits):
-    return lambda **changes: start(config(**changes), digits)[1]
+    return lambda **changes: prepare(config(**changes), digits)[1]
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from hpfree_jax.data import DATASETS, Augmentation, load_dataset
 from hpfree_jax.training import cross_entropy_loss, resume, train
 from hpfree_jax.training._accumulation import accumulated_grad
 from hpfree_jax.training._losses import is_correct
-from hpfree_jax.training._state import start
-from hpfree_jax.training._steps import make_epoch_order, make_train_steps
+from hpfree_jax.training._state import prepare
+from hpfree_jax.training._steps import ResidentData, make_epoch_order, make_step
 from tests.training.conftest import read_metrics, same
 
 MOMENTUM, EPSILON = 0.9, 1e-5
@@ -92,15 +92,16 @@ def shifted(monkeypatch):
 def test_a_step_in_parts_is_that_of_parts_one_by_one(config, digits):
     """A wide residual network with dropout, against a loop over a stateful model."""
     settings = {**SMALL, "method": "sgd", "momentum": 0.0, "batch_size": 32}
-    task, state = start(config(**settings, accumulate=2, learning_rate=0.5), digits)
+    task, state = prepare(
+        config(**settings, accumulate=2, learning_rate=0.5, loss="cross_entropy"),
+        digits,
+    )
     copies = jax.tree.map(jnp.copy, (state.params, state.model_state))  # is donated
     model = nnx.merge(task.train_graph, *copies)
     order = np.asarray(make_epoch_order(task)(0))
     examples = jax.device_put(digits.train_arrays)
     before = jax.tree.map(jnp.copy, state.params)
-    state, metrics = make_train_steps(task, cross_entropy_loss)(
-        state, examples, order, 1
-    )
+    state, metrics = make_step(task)(state, ResidentData(examples, order), 1)
 
     def loss_fn(model, images, labels):
         return jnp.mean(cross_entropy_loss(model(digits.prepare(images)), labels))

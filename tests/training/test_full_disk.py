@@ -9,10 +9,10 @@ import shutil
 import pytest
 
 from hpfree_jax.cli import main
-from hpfree_jax.training import _train as train_module
+from hpfree_jax.training import _session as session_module
 from hpfree_jax.training import resume, train
 from hpfree_jax.training._checkpoints import Checkpoints
-from hpfree_jax.training._metrics import MetricsFile
+from hpfree_jax.training._files import MetricsFile
 from hpfree_jax.training._run_directory import RunDirectory
 from tests.training.conftest import read_metrics, same
 
@@ -75,7 +75,7 @@ def test_a_full_disk_at_any_other_write(config, monkeypatch, capsys):
             return append(self, **values)
         with self.path.open("a") as file:
             file.write('{"step": 7, "lo')
-        with train_module.writing(self.path):
+        with session_module.writing(self.path):
             raise FULL
 
     def no_picture(*args, **options):
@@ -88,7 +88,7 @@ def test_a_full_disk_at_any_other_write(config, monkeypatch, capsys):
 
     for command, owner, name, replacement, file, step in (
         (begin, MetricsFile, "append", append_half, "metrics.jsonl", 5),
-        (again, train_module, "plot_curves", no_picture, "curves.png", 10),
+        (again, session_module, "plot_curves", no_picture, "curves.png", 10),
         (again, RunDirectory, "write_json", no_summary, "summary.json", 10),
     ):
         with monkeypatch.context() as patch:

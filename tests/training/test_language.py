@@ -13,11 +13,10 @@ from flax import nnx
 
 from hpfree_jax.cli import main
 from hpfree_jax.data import _tokens, load_tokens
-from hpfree_jax.data._held_out import evaluation_examples, hold_out
-from hpfree_jax.data._tokens import character_dataset
+from hpfree_jax.data._texts import character_dataset
 from hpfree_jax.training import TrainConfig, resume, train
 from hpfree_jax.training import _train as train_module
-from hpfree_jax.training._state import start
+from hpfree_jax.training._state import prepare
 from tests.training.conftest import read_metrics, same
 
 TEXT = "to be or not to be that is the question\n" * 20
@@ -110,7 +109,7 @@ def test_methods_learn(make, changes):
 @pytest.mark.slow
 def test_a_sample_is_drawn_from_the_seed_in_characters(make, monkeypatch):
     text = character_dataset("abc", TEXT, TEXT[:50], context=8)
-    monkeypatch.setattr(train_module, "load_tokens", lambda *args, context: text)
+    monkeypatch.setattr(train_module, "open_dataset", lambda *args: text)
     samples = [
         train(make(str(i), epochs=1, sample_tokens=20, seed=seed)).sample
         for i, seed in enumerate((0, 0, 1))
@@ -122,22 +121,22 @@ def test_a_sample_is_drawn_from_the_seed_in_characters(make, monkeypatch):
 
 def test_a_share_of_a_text_is_its_end(folder):
     text = load_tokens(folder, context=8)
-    rest, held_out = hold_out(text, 0.2, seed=0)
+    rest, held_out = text.hold_out(0.2, seed=0)
     np.testing.assert_array_equal(rest.train_tokens, text.train_tokens[:513])
     end = text.train_tokens[513:]  # 128 tokens, of which 15 windows are whole
     np.testing.assert_array_equal(held_out.images.ravel(), end[:120])
     np.testing.assert_array_equal(held_out.labels.ravel(), end[1:121])
     with pytest.raises(ValueError, match=r"holds out 6 of the 641 .* `context` of 8"):
-        hold_out(text, 0.01, seed=0)
+        text.hold_out(0.01, seed=0)
 
 
 def test_a_limited_evaluation_is_spread_over_the_text(folder):
     text = load_tokens(folder, context=8)
-    found = evaluation_examples(text, 3)
+    found = text.evaluation_examples(3)
     starts = [0, 6 * 8, 12 * 8]  # of 19 windows
     expected = [text.test_tokens[start : start + 8] for start in starts]
     np.testing.assert_array_equal(found.images, expected)
-    assert len(evaluation_examples(text).labels) == 19
+    assert len(text.evaluation_examples().labels) == 19
 
 
 @pytest.mark.parametrize(
@@ -197,6 +196,6 @@ def test_images_that_do_not_fit_a_model_are_named(config, digits):
     small = dataclasses.replace(digits, train_images=digits.train_images[:, :6, :6])
     message = r"digits, with examples of shape \(6, 6, 1\), does not fit model tiny_net"
     with pytest.raises(ValueError, match=message):
-        start(config(**model), small)
+        prepare(config(**model), small)
     with pytest.raises(ValueError, match=r"^model tiny_network: .*x"):  # for any data
-        start(config(**model, cell="x"), small)
+        prepare(config(**model, cell="x"), small)

@@ -1,6 +1,6 @@
 import pytest
 
-from hpfree_jax.training._metrics import MetricsFile
+from hpfree_jax.training._files import MetricsFile
 
 
 @pytest.fixture

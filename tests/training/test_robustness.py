@@ -13,11 +13,12 @@ import jax
 import numpy as np
 import pytest
 
+import hpfree_jax.training._session as session_module
 import hpfree_jax.training._train as train_module
 from hpfree_jax.cli import main
 from hpfree_jax.training._checkpoints import Checkpoints
-from hpfree_jax.training._run_directory import RunDirectory
-from hpfree_jax.training._state import start
+from hpfree_jax.training._files import lock
+from hpfree_jax.training._state import prepare
 from tests.training.conftest import TINY, read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -136,10 +137,10 @@ def test_an_impossible_size_is_named(error_of, tmp_path, width, method):
 
 @pytest.mark.parametrize("raised", [MemoryError, jax.errors.JaxRuntimeError])
 def test_memory_that_ends_in_training_is_named(error_of, tmp_path, monkeypatch, raised):
-    def run_loop(*args):
+    def windows(*args, **options):
         raise raised("RESOURCE_EXHAUSTED: out\nof memory")
 
-    monkeypatch.setattr(train_module, "run_loop", run_loop)
+    monkeypatch.setattr(session_module, "windows", windows)
     error = error_of(*TINY_ARGS, "--output-dir", tmp_path / "run")
     assert "too large" in error
     assert "`batch_size`" in error
@@ -189,7 +190,7 @@ def test_two_processes_cannot_train_in_one_directory(directory, error_of, tmp_pa
     pytest.importorskip("fcntl")
     new = tmp_path / "new"
     before = files_of(directory)
-    with RunDirectory(directory).lock(), RunDirectory(new).lock():
+    with lock(directory), lock(new):
         error = error_of("--resume", directory, "--epochs=3")
         assert f"another process is training in {directory}" in error
         error = error_of(*TINY_ARGS, "--output-dir", new)
@@ -202,14 +203,14 @@ def test_two_processes_cannot_train_in_one_directory(directory, error_of, tmp_pa
 
 def test_a_process_that_was_first_is_not_overwritten(error_of, tmp_path, monkeypatch):
     """The other run begins and ends while this one reads its data."""
-    load_dataset, run = train_module.load_dataset, tmp_path / "run"
+    open_dataset, run = train_module.open_dataset, tmp_path / "run"
 
     def load(*args):
         run.mkdir()
         (run / "config.json").write_text("mine")
-        return load_dataset(*args)
+        return open_dataset(*args)
 
-    monkeypatch.setattr(train_module, "load_dataset", load)
+    monkeypatch.setattr(train_module, "open_dataset", load)
     assert "nothing is overwritten" in error_of(*TINY_ARGS, "--output-dir", run)
     assert (run / "config.json").read_text() == "mine"
 
@@ -227,7 +228,7 @@ def interrupted(*args):
     raise AssertionError("not interrupted")
 
 
-@pytest.mark.parametrize("moment", ["start", "load_dataset", "run_loop"])
+@pytest.mark.parametrize("moment", ["prepare", "open_dataset", "_session"])
 def test_ctrl_c_before_the_loop_says_how_to_resume(
     directory, capsys, monkeypatch, moment
 ):
@@ -244,12 +245,12 @@ def test_ctrl_c_in_a_new_run_says_how_to_resume(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     args = ["train", *TINY_ARGS, "--output-dir", str(run)]
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "load_dataset", interrupted)
+        patch.setattr(train_module, "open_dataset", interrupted)
         assert main(args) == 130
     assert "nothing more was saved" in capsys.readouterr().err
     assert not run.exists()
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "run_loop", interrupted)
+        patch.setattr(train_module, "_session", interrupted)
         assert main(args) == 130
     assert f"hpfree train --resume {run}" in capsys.readouterr().out
     assert main(["train", "--resume", str(run)]) == 0
@@ -258,13 +259,13 @@ def test_ctrl_c_in_a_new_run_says_how_to_resume(tmp_path, capsys, monkeypatch):
 def test_ctrl_c_while_drawing_lets_the_picture_be_finished(
     tmp_path, capsys, monkeypatch
 ):
-    plot_curves, run = train_module.plot_curves, tmp_path / "run"
+    plot_curves, run = session_module.plot_curves, tmp_path / "run"
 
     def plot(*args, **options):
         signal.raise_signal(signal.SIGINT)
         plot_curves(*args, **options)
 
-    monkeypatch.setattr(train_module, "plot_curves", plot)
+    monkeypatch.setattr(session_module, "plot_curves", plot)
     assert main(["train", *TINY_ARGS, "--output-dir", str(run)]) == 130
     assert f"hpfree train --resume {run}" in capsys.readouterr().out
     assert (run / "curves.png").exists()
@@ -273,7 +274,7 @@ def test_ctrl_c_while_drawing_lets_the_picture_be_finished(
 
 def final_params(directory, config, digits, step):
     with Checkpoints(directory / "checkpoints") as checkpoints:
-        state, *_ = checkpoints.restore(step, start(config(), digits)[1])
+        state, *_ = checkpoints.restore(step, prepare(config(), digits)[1])
     return jax.tree.leaves(state.params)
 
 

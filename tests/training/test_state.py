@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from hpfree_jax.training import resume, train
-from hpfree_jax.training._state import start
+from hpfree_jax.training._state import prepare
 
 DAG = {"model": "dag_mlp", "dag": "2_12", "depth": None, "width": 16}
 
@@ -16,7 +16,7 @@ def test_agd_draws_orthogonal_matrices_at_the_scale_of_the_layout(
 ):
     sizes = {"depth": 2, "width": 8} if model == "fcn" else {}
     sizes = {"depth": None, "width": None} | sizes
-    _, state = start(config(model=model, method="agd", **sizes), digits)
+    _, state = prepare(config(model=model, method="agd", **sizes), digits)
     kernels = [leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim > 1]
     for kernel in kernels:
         *window, d_in, d_out = kernel.shape
@@ -30,7 +30,7 @@ def test_agd_draws_orthogonal_matrices_at_the_scale_of_the_layout(
 
 def test_principled_draws_follow_in_degrees(config, digits):
     settings = {**DAG, "width": 256, "method": "sgd", "init": "principled"}
-    _, state = start(config(**settings), digits)
+    _, state = prepare(config(**settings), digits)
     edges = state.params["edges"]
     for name, in_degree in (("0_to_1", 1), ("1_to_2", 2)):
         std = float(edges[name]["kernel"][...].std())
@@ -39,16 +39,15 @@ def test_principled_draws_follow_in_degrees(config, digits):
     assert float(readout.std()) == pytest.approx(2 / 256, rel=0.06)
 
 
-def test_the_rate_is_scaled_by_the_paths_and_printed(config, digits, capsys):
-    task, state = start(
+def test_the_rate_is_scaled_by_the_paths_and_shown(config, digits):
+    task, state = prepare(
         config(**DAG, method="sgd", learning_rate=0.4, scale_learning_rate=True), digits
     )
-    del task
     # One path of 2 layers (node 1 skipped by 0 to 2), one of 4: 8 + 64 against 27.
     expected = 0.4 * (27 / 72) ** 0.5
     rate = float(state.opt_state.hyperparams["learning_rate"])
     assert rate == pytest.approx(expected, rel=1e-6)
-    assert capsys.readouterr().out == f"learning rate: 0.4, scaled to {expected:g}\n"
+    assert task.notes == (f"learning rate: 0.4, scaled to {expected:g}",)
 
 
 def test_a_resumed_run_keeps_model_initialisation_and_rate(config):

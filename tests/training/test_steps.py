@@ -8,18 +8,19 @@ import optax
 import pytest
 from flax import nnx
 
-from hpfree_jax.data._held_out import Examples
+from hpfree_jax.data import Examples
 from hpfree_jax.models import MODELS, Model
 from hpfree_jax.training import square_loss
-from hpfree_jax.training._state import start
+from hpfree_jax.training._state import prepare
 from hpfree_jax.training._steps import (
+    ResidentData,
     all_finite,
     make_epoch_order,
-    make_evaluate,
-    make_train_steps,
+    make_step,
     make_validation_order,
     metric_names,
 )
+from tests.training.conftest import evaluate_on
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def begin(config, digits):
     """Returns (task, state, examples, order of epoch 0) of a tiny run."""
 
     def make(**changes):
-        task, state = start(config(**changes), digits)
+        task, state = prepare(config(**changes), digits)
         images, labels = task.dataset.train_images, task.dataset.train_labels
         examples = Examples(jnp.asarray(images), jnp.asarray(labels))
         return task, state, examples, make_epoch_order(task)(0)
@@ -50,7 +51,7 @@ def all_test(task):
 def test_a_step_matches_one_written_out(begin, digits):
     task, state, examples, order = begin(method="sgd", momentum=0.0, learning_rate=0.1)
     kernels = [np.asarray(k, np.float64) for k in jax.tree.leaves(state.params)]
-    state, metrics = make_train_steps(task, square_loss)(state, examples, order, 1)
+    state, metrics = make_step(task)(state, ResidentData(examples, order), 1)
 
     index = np.asarray(order)[:256]
     pixels = digits.train_images.reshape(-1, 64).astype(np.float64)
@@ -80,7 +81,7 @@ def test_each_step_takes_the_next_batch_of_the_order(begin, digits):
     model = nnx.merge(task.train_graph, params, state.model_state)
     outputs = model(digits.normalise(digits.train_images))
     per_example = np.asarray(square_loss(outputs, jnp.asarray(digits.train_labels)))
-    _, metrics = make_train_steps(task, square_loss)(state, examples, order, 5)
+    _, metrics = make_step(task)(state, ResidentData(examples, order), 5)
     batches = per_example[np.asarray(order)[: 5 * 256]].reshape(5, 256)
     np.testing.assert_allclose(metrics[:, 0], batches.mean(1), rtol=1e-5)
 
@@ -97,12 +98,14 @@ def test_each_step_takes_the_next_batch_of_the_order(begin, digits):
 )
 def test_scanned_steps_equal_single_steps(begin, changes):
     task, state, examples, order = begin(**changes)
-    train_steps = make_train_steps(task, square_loss)
+    train_steps = make_step(task)
     copy, others = jax.tree.map(jnp.copy, state), held_out(task)
-    scanned, scanned_metrics = train_steps(copy, examples, order, 4, others)
+    scanned, scanned_metrics = train_steps(
+        copy, ResidentData(examples, order, others), 4
+    )
     metrics = []
     for _ in range(4):
-        state, m = train_steps(state, examples, order, 1, others)
+        state, m = train_steps(state, ResidentData(examples, order, others), 1)
         metrics.append(m)
     np.testing.assert_allclose(scanned_metrics, np.concatenate(metrics), rtol=1e-5)
     for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(state), strict=True):
@@ -152,7 +155,7 @@ def test_evaluation_weighs_every_test_example_alike(begin, digits):
         float((jnp.argmax(outputs, -1) == labels).mean()),
     )
     for batch_size in (100, 359, 1000):  # 359 examples: four batches, one, one
-        found = make_evaluate(task, square_loss, all_test(task), batch_size)(state)
+        found = evaluate_on(task, all_test(task), batch_size)(state)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -176,11 +179,11 @@ def begin_normalised(begin, monkeypatch):
 
 def test_mutable_model_state_is_carried_and_fixed_in_evaluation(begin_normalised):
     task, state, examples, order = begin_normalised(method="sgd")
-    evaluate = make_evaluate(task, square_loss, all_test(task))
+    evaluate = evaluate_on(task, all_test(task))
     before = [evaluate(state), evaluate(state)]
     assert before[0] == before[1]
     first_batch = task.dataset.normalise(examples.images[order[:256]])
-    state, _ = make_train_steps(task, square_loss)(state, examples, order, 1)
+    state, _ = make_step(task)(state, ResidentData(examples, order), 1)
     mean = state.model_state["norm"]["mean"][...]
     expected = 0.5 * first_batch.reshape(256, 64).mean(0)
     np.testing.assert_allclose(mean, expected, atol=1e-5)
@@ -193,9 +196,11 @@ def test_other_passes_leave_the_statistics_alone(begin_normalised):
         task, state, examples, order = begin_normalised(
             method=method, learning_rate=rate, validation_fraction=0.2
         )
-        train_steps = make_train_steps(task, square_loss)
+        train_steps = make_step(task)
         for _ in range(2):
-            state, _ = train_steps(state, examples, order, 1, held_out(task))
+            state, _ = train_steps(
+                state, ResidentData(examples, order, held_out(task)), 1
+            )
         states[method] = state.model_state
     leaves = [jax.tree.leaves(states[method]) for method in ("sgd", "marthe")]
     assert len(leaves[0]) == 2
@@ -232,13 +237,13 @@ def test_the_functions_are_losses_in_training_and_in_evaluation(begin_normalised
     names = ("value_fn", "validation_fn")
     task, state = spied(task, state, names)
     assert metric_names(task) == ("loss", "accuracy", "learning_rate", *names)
-    train_steps = make_train_steps(task, square_loss)
+    train_steps = make_step(task)
     others = held_out(task)
     for step in range(2):
         rows = others[1][256 * step : 256 * (step + 1)]
         batch = Examples(*(np.asarray(array)[rows] for array in others[0]))
-        expected = make_evaluate(task, square_loss, batch)(state)[0]
-        state, metrics = train_steps(state, examples, order, 1, others)
+        expected = evaluate_on(task, batch)(state)[0]
+        state, metrics = train_steps(state, ResidentData(examples, order, others), 1)
         found = dict(zip(metric_names(task), metrics[0].tolist(), strict=True))
         assert found["value_fn"] == pytest.approx(found["loss"], rel=1e-6)
         assert found["validation_fn"] == pytest.approx(expected, rel=1e-5)
@@ -257,8 +262,8 @@ def test_nothing_is_computed_twice(begin):
         task, state, examples, order = begin(
             depth=4, width=128, batch_size=128, **changes
         )
-        train_steps = make_train_steps(task, square_loss)
-        args = (state, examples, order, 1, held_out(task))
+        train_steps = make_step(task)
+        args = (state, ResidentData(examples, order, held_out(task)), 1)
         return train_steps.lower(*args).compile().cost_analysis()["flops"]
 
     plain = flops(method="sgd")
@@ -280,7 +285,7 @@ def test_the_optimizer_is_given_the_loss(begin):
     spied = optax.GradientTransformationExtraArgs(tx.init, spy)
     task = task._replace(optimizer=spied)
     state = state._replace(opt_state=tx.init(state.params))
-    make_train_steps(task, square_loss)(state, examples, order, 1)
+    make_step(task)(state, ResidentData(examples, order), 1)
     assert seen == [()]
 
 

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from hpfree_jax.data import DATASETS, Augmentation, open_stream
-from hpfree_jax.data._held_out import Examples
-from hpfree_jax.training import resume, square_loss, train
+from hpfree_jax.data import DATASETS, Augmentation, Examples, open_stream
+from hpfree_jax.training import resume, train
 from hpfree_jax.training._checkpoints import Checkpoints
-from hpfree_jax.training._state import start
-from hpfree_jax.training._steps import make_evaluate, make_stream_evaluate
-from tests.training.conftest import read_metrics, same
+from hpfree_jax.training._evaluation import make_evaluate, make_sums
+from hpfree_jax.training._state import prepare
+from tests.training.conftest import evaluate_on, read_metrics, same
 
 AUGMENTATION = Augmentation(padding=1, flip=True)
 
@@ -18,7 +17,7 @@ AUGMENTATION = Augmentation(padding=1, flip=True)
 def streamed(monkeypatch):
     entry = DATASETS["digits"]._replace(augmentation=AUGMENTATION)
     monkeypatch.setitem(DATASETS, "shifted", entry)
-    monkeypatch.setitem(DATASETS, "streamed", entry._replace(kind="stream"))
+    monkeypatch.setitem(DATASETS, "streamed", entry._replace(is_streamed=True))
 
 
 def test_a_stopped_run_continues_with_the_next_example(config, interrupt_at):
@@ -28,7 +27,7 @@ def test_a_stopped_run_continues_with_the_next_example(config, interrupt_at):
         part = train(config("part", **settings))
     assert (part.step, part.interrupted) == (7, True)
     with Checkpoints(part.directory / "checkpoints") as checkpoints:
-        like = start(config(**settings), part.task.dataset)[1]
+        like = prepare(config(**settings), part.task.dataset)[1]
         data_state = checkpoints.restore(7, like).data_state
     assert data_state["next_batch"] == 7
     rest = resume(part.directory)
@@ -39,13 +38,12 @@ def test_a_stopped_run_continues_with_the_next_example(config, interrupt_at):
 
 
 def test_an_evaluation_sees_every_example_once(config, digits):
-    task, state = start(config(dataset="streamed"), open_stream("streamed"))
+    task, state = prepare(config(dataset="streamed"), open_stream("streamed"))
     images, labels = digits.test_images, digits.test_labels
     for limit, count in ((None, 359), (101, 200)):  # in whole batches of 100
-        expected = make_evaluate(
-            task, square_loss, Examples(images[:count], labels[:count])
-        )
-        found = make_stream_evaluate(task, square_loss, 100, limit)
+        expected = evaluate_on(task, Examples(images[:count], labels[:count]))
+        read = lambda limit=limit: task.dataset.evaluation_batches(100, limit)
+        found = make_evaluate(task, make_sums(task), read, is_resident=False)
         np.testing.assert_allclose(found(state), expected(state), rtol=1e-5)
 
 

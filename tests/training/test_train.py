@@ -6,13 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from hpfree_jax.data import load_dataset
-from hpfree_jax.data._held_out import Examples
-from hpfree_jax.training import DivergedError, resume, square_loss, train
+from hpfree_jax.data import Examples, load_dataset
+from hpfree_jax.training import DivergedError, resume, train
 from hpfree_jax.training._checkpoints import Checkpoints
 from hpfree_jax.training._progress import Progress
-from hpfree_jax.training._state import start
-from hpfree_jax.training._steps import make_epoch_order, make_train_steps
+from hpfree_jax.training._state import prepare
+from hpfree_jax.training._steps import ResidentData, make_epoch_order, make_step
 from tests.training.conftest import read_metrics, same
 
 
@@ -200,12 +199,12 @@ def test_a_non_finite_loss_stops_at_its_step(diverging):
     assert "--learning-rate" in str(error.value)
     # The same steps, one by one.
     dataset = load_dataset("digits")
-    task, state = start(diverging, dataset)
+    task, state = prepare(diverging, dataset)
     examples = Examples(*jax.device_put((dataset.train_images, dataset.train_labels)))
-    train_steps, order = make_train_steps(task, square_loss), make_epoch_order(task)
+    step_fn, order = make_step(task), make_epoch_order(task)
     for expected in range(1, 101):
         epoch_order = order((expected - 1) // 5)
-        state, metrics = train_steps(state, examples, epoch_order, 1)
+        state, metrics = step_fn(state, ResidentData(examples, epoch_order), 1)
         if not math.isfinite(metrics[0, 0]):
             break
     assert step == expected > 5
@@ -214,6 +213,6 @@ def test_a_non_finite_loss_stops_at_its_step(diverging):
     assert f"{directory / 'checkpoints' / str(max(good))};" in str(error.value)
     assert max(good) < step
     with Checkpoints(directory / "checkpoints") as checkpoints:
-        restored, *_ = checkpoints.restore(max(good), start(diverging, dataset)[1])
+        restored, *_ = checkpoints.restore(max(good), prepare(diverging, dataset)[1])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored.params))
     assert all(line["step"] < step for line in read_metrics(directory))

@@ -7,7 +7,7 @@ parts have no label; several labels mean that the source axes are mixed beyond t
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 Labels = frozenset[int]
 Factor = tuple[Labels, int]
@@ -15,6 +15,8 @@ Dim = tuple[Factor, ...]
 Dims = tuple[Dim, ...]
 
 NO_LABELS: Labels = frozenset()
+OUT: Final = -1  # label of the axes that a layer produces, on a signal
+PRODUCED: Labels = frozenset({OUT})
 
 
 def plain(shape: Sequence[int]) -> Dims:
@@ -27,9 +29,24 @@ def labelled(shape: Sequence[int]) -> Dims:
     return tuple(((frozenset({axis}), size),) for axis, size in enumerate(shape))
 
 
+def produced(shape: Sequence[int], axes: Iterable[int]) -> Dims:
+    """Dims of the output of a layer, which produces some of the axes."""
+    chosen = set(axes)
+    return tuple(
+        ((PRODUCED if axis in chosen else NO_LABELS, size),)
+        for axis, size in enumerate(shape)
+    )
+
+
 def labels_of(dim: Dim) -> Labels:
     """All source axes that an axis holds a part of."""
-    return frozenset().union(*(labels for labels, _ in dim))
+    return NO_LABELS.union(*(labels for labels, _ in dim))
+
+
+def labels_along(dims: Dims, axes: Iterable[int] | None = None) -> Labels:
+    """All source axes that some axes of an array, or all of them, hold a part of."""
+    chosen = dims if axes is None else (dims[axis] for axis in axes)
+    return NO_LABELS.union(*map(labels_of, chosen))
 
 
 def size_of(dim: Dim) -> int:
@@ -151,90 +168,19 @@ class Moved(NamedTuple):
     slices: tuple[tuple[tuple[int, int | None, int], ...], ...] = ()
 
 
-def move(
-    primitive: str,
-    parameters: dict,
+def cut(
     dims: Dims,
-    out_shapes: Sequence[tuple[int, ...]],
-    starts: Sequence[int | None] = (),
+    shape: Sequence[int],
+    starts: Sequence[int | None],
+    strides: Sequence[int] | None = None,
 ) -> Moved:
-    """Follows the axes of an array through one primitive with one array operand.
-
-    Args:
-      primitive: its name in the jaxpr.
-      parameters: its parameters in the jaxpr.
-      dims: of the operand.
-      out_shapes: shapes of the results.
-      starts: where a ``dynamic_slice`` starts, None for what is not known.
-
-    Returns:
-      The axes of the results; of an unknown primitive that changes the shape, none.
-    """
-    shape = out_shapes[0]
-    match primitive:
-        case "transpose":
-            return Moved((tuple(dims[i] for i in parameters["permutation"]),))
-        case "reshape":
-            order = parameters.get("dimensions") or range(len(dims))
-            return Moved((reshape(tuple(dims[i] for i in order), shape),))
-        case "broadcast_in_dim":
-            positions = parameters["broadcast_dimensions"]
-            return Moved((broadcast(dims, shape, positions),))
-        case "squeeze":
-            axes = [axis % len(dims) for axis in parameters["dimensions"]]
-            kept = tuple(dim for i, dim in enumerate(dims) if i not in axes)
-            squeezed = NO_LABELS.union(*(labels_of(dims[i]) for i in axes))
-            return Moved((kept,), squeezed=squeezed - _labels(kept))
-        case "slice":
-            starts = parameters["start_indices"]
-            strides = parameters["strides"] or (1,) * len(dims)
-            return _slice(dims, shape, starts, strides)
-        case "dynamic_slice":
-            return _slice(dims, shape, starts, (1,) * len(dims))
-        case "split":
-            axis, start, pieces = parameters["axis"], 0, []
-            for out_shape in out_shapes:
-                begin = [0] * len(dims)
-                begin[axis] = start
-                pieces.append(_slice(dims, out_shape, begin, (1,) * len(dims)))
-                start += out_shape[axis]
-            return Moved(
-                tuple(piece.outputs[0] for piece in pieces),
-                slices=tuple(piece.slices[0] for piece in pieces),
-            )
-        case "unstack":
-            axis = parameters["axis"]
-            kept = (*dims[:axis], *dims[axis + 1 :])
-            return Moved(
-                (kept,) * len(out_shapes),
-                squeezed=labels_of(dims[axis]) - _labels(kept),
-                slices=tuple(((axis, i, 1),) for i in range(len(out_shapes))),
-            )
-        case "pad" | "tile":
-            new = tuple(
-                resize(dim, size) for dim, size in zip(dims, shape, strict=True)
-            )
-            return Moved((new,))
-    if primitive.startswith(("reduce_", "argm")) and "axes" in parameters:
-        axes = parameters["axes"]
-        kept = tuple(dim for i, dim in enumerate(dims) if i not in axes)
-        reduced = NO_LABELS.union(*(labels_of(dims[i]) for i in axes))
-        return Moved((kept,), reduced=reduced - _labels(kept))
-    sizes = tuple(size_of(dim) for dim in dims)
-    return Moved(tuple(dims if s == sizes else plain(s) for s in out_shapes))
-
-
-def _slice(dims, shape, starts, strides) -> Moved:
+    """Cuts an array to a shape; None is a start that is not known at trace time."""
     new, slices = [], []
     for axis, (dim, size) in enumerate(zip(dims, shape, strict=True)):
-        start, stride = starts[axis], strides[axis]
+        start, stride = starts[axis], strides[axis] if strides else 1
         if size == size_of(dim) and stride == 1:
             new.append(dim)
             continue
         new.append(resize(dim, size, start=start or 0, stride=stride))
         slices.append((axis, start, size))
     return Moved((tuple(new),), slices=(tuple(slices),))
-
-
-def _labels(dims: Dims) -> Labels:
-    return NO_LABELS.union(*(labels_of(dim) for dim in dims))

@@ -5,15 +5,17 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
+from hpfree_jax.architecture._graph import LayerKind, NodeKind, VectorRole
 from hpfree_jax.architecture._tracer import _axes
-from hpfree_jax.architecture._tracer._axes import NO_LABELS, Dims, Labels
+from hpfree_jax.architecture._tracer._axes import NO_LABELS, PRODUCED, Dims, Labels
 from hpfree_jax.architecture._tracer._values import (
     MIXED,
-    OUT,
     WHOLE,
     Derived,
     Signal,
     View,
+    latest_leader,
+    live,
 )
 
 
@@ -21,7 +23,7 @@ from hpfree_jax.architecture._tracer._values import (
 class RawNode:
     """A node of the growing graph; ``direct[i]``: ``preds[i]`` comes unmodified."""
 
-    kind: str
+    kind: NodeKind
     preds: tuple[int, ...]
     direct: tuple[bool, ...] = ()
     application: int = -1
@@ -55,7 +57,7 @@ class Application:
     """One use of a layer: a contraction, a convolution or a lookup."""
 
     node: int
-    kind: str
+    kind: LayerKind
     roles: tuple[MatrixRole, ...]  # the leaf that names the layer comes first
     fan_in: int
     fan_out: int
@@ -71,7 +73,7 @@ class VectorUse:
     leaf: int
     node: int
     leader: int  # an application, or -1
-    how: str  # "scale", "shift" or "weight_scale"
+    role: VectorRole
     stack_axes: tuple[int, ...]
     is_offset: bool
     contracted: Labels  # axes that were contracted before
@@ -132,7 +134,7 @@ class Builder:
 
     def add_node(
         self,
-        kind: str,
+        kind: NodeKind,
         preds: Sequence[int] = (),
         direct: Sequence[bool] = (),
         **fields,
@@ -149,6 +151,26 @@ class Builder:
         for signal in signals:
             self.note_use(signal)
         return self.add_node("join", nodes, [False] * len(nodes))
+
+    def join_signals(
+        self, signals: Sequence[Signal], dims: Dims, *, is_product: bool
+    ) -> Signal:
+        """A combination of signals that is not a sum, led by their latest leader.
+
+        Args:
+          signals: those that no derivative flows through count only where all do.
+          dims: axes of the result.
+          is_product: whether parts of one output are multiplied, not put together.
+        """
+        signals = live(signals)
+        same_node = len({signal.node for signal in signals}) == 1
+        return Signal(
+            self.join(signals),
+            dims,
+            latest_leader(signals),
+            self.combine_parts(signals, is_product=is_product) if same_node else WHOLE,
+            is_discrete=all(signal.is_discrete for signal in signals),
+        )
 
     def sum(self, signals: Sequence[Signal]) -> int:
         """The node of a sum of signals of different nodes."""
@@ -183,35 +205,34 @@ class Builder:
             parts.unite(kinds[0], other)
         return kinds[0]
 
-    def use_vectors(
-        self, derived: Derived, signal: Signal, how: str, node: int | None = None
-    ) -> None:
+    def use_vectors(self, derived: Derived, signal: Signal, role: VectorRole) -> None:
         """Records that parameters scale or shift a signal."""
         for view in derived.views:
             stack = {axis for axis, _ in view.indexed}
             if len(view.dims) == len(signal.dims):
                 for mine, theirs in zip(view.dims, signal.dims, strict=True):
-                    if any(label != OUT for label in _axes.labels_of(theirs)):
+                    if _axes.labels_of(theirs) - PRODUCED:
                         stack |= _axes.labels_of(mine)
-            visible = NO_LABELS.union(*(_axes.labels_of(dim) for dim in view.dims))
             linked = NO_LABELS.union(*(labels for labels, link in view.links if link))
             use = VectorUse(
                 leaf=view.leaf,
-                node=signal.node if node is None else node,
+                node=signal.node,
                 leader=signal.leader,
-                how="scale" if view.is_scale and how == "shift" else how,
+                role="scale" if view.is_scale and role == "shift" else role,
                 stack_axes=tuple(sorted(stack)),
                 is_offset=view.is_offset,
-                contracted=view.fed or linked - visible,
+                contracted=view.fed or linked - _axes.labels_along(view.dims),
                 lost=view.lost,
             )
             self.vector_uses[use] = None
 
     def apply_layer(
         self,
-        kind: str,
+        kind: LayerKind,
         derived: Derived,
         signals: Sequence[Signal],
+        out_shape: Sequence[int],
+        produced: Sequence[int],
         *,
         in_dims: Sequence[int],
         out_dims: Sequence[int],
@@ -223,13 +244,15 @@ class Builder:
         num_inputs: int,
         num_slices: dict[int, int] | None = None,
         num_groups: int = 1,
-    ) -> tuple[int, int]:
-        """Adds a layer and returns its node and the number of its application.
+    ) -> Signal:
+        """Adds a layer and returns its output.
 
         Args:
           kind: ``"dense"``, ``"conv"`` or ``"embedding"``.
           derived: the weights.
           signals: what they are applied to, none for constant indices.
+          out_shape: shape of the output.
+          produced: axes of the output that the weights produce.
           in_dims: axes of the weights summed over.
           out_dims: axes of the weights that the output keeps.
           position_dims: axes of the weights that are kernel positions.
@@ -244,36 +267,26 @@ class Builder:
         views = {view.leaf: view for view in derived.views}
         found = {
             leaf: _Found(
-                in_=_labels(view.dims, in_dims)
+                in_=_axes.labels_along(view.dims, in_dims)
                 | (looked_up or {}).get(leaf, NO_LABELS),
-                out=_labels(view.dims, out_dims),
-                position=_labels(view.dims, position_dims),
+                out=_axes.labels_along(view.dims, out_dims),
+                position=_axes.labels_along(view.dims, position_dims),
                 stack=(stack_labels or {}).get(leaf, NO_LABELS)
                 | {axis for axis, _ in view.indexed},
             )
             for leaf, view in views.items()
         }
         _resolve_links(views, found)
-        matrices = [
-            leaf
-            for leaf, axes in found.items()
-            if (axes.in_ and axes.out) or axes.linked_in or axes.linked_out
-        ]
-        matrices = matrices or [leaf for leaf, axes in found.items() if axes.in_]
-        matrices = matrices or list(found)
-        is_whole = lambda leaf: bool(found[leaf].in_ and found[leaf].out)
-        matrices.sort(key=lambda leaf: (not is_whole(leaf), not found[leaf].in_, leaf))
+        matrices = _matrices(found)
         roles = tuple(self._role(views[leaf], found[leaf]) for leaf in matrices)
+        main, view = roles[0], views[roles[0].leaf]
         kernel_size = tuple(
             _axes.size_of(derived.views[0].dims[dim]) for dim in position_dims
         )
-        main = roles[0]
         if len(roles) == 1 and not main.is_factor:
             shape = self.leaves[main.leaf].shape
             fan_out = math.prod(shape[axis] for axis in main.out_axes)
             fan_out = fan_out * math.prod(kernel_size) // num_groups
-        view = views[main.leaf]
-        slices = (num_slices or {}).get(main.leaf, 1)
         application = Application(
             node=len(self.nodes),
             kind=kind,
@@ -283,54 +296,64 @@ class Builder:
             kernel_size=kernel_size,
             slice_key=(*view.indexed, *sorted(view.slices)),
             # Rounded up where the rows do not divide evenly among experts.
-            num_inputs=-(-num_inputs // slices) * self._repeats_of(view),
+            num_inputs=-(-num_inputs // (num_slices or {}).get(main.leaf, 1))
+            * self._repeats_of(view),
         )
+        output = self._add_application(application, signals)
+        others = tuple(view for leaf, view in views.items() if leaf not in matrices)
+        self.use_vectors(Derived(others), output, "weight_scale")
+        dims = _axes.produced(out_shape, produced)
+        return dataclasses.replace(output, dims=dims, is_direct=True)
+
+    def _add_application(
+        self, application: Application, signals: Sequence[Signal]
+    ) -> Signal:
+        """The output of a new node, without its axes."""
         for signal in signals:
             self.note_use(signal)
         index = len(self.applications)
         self.applications.append(application)
-        node = self.add_node(
-            "layer",
-            list(dict.fromkeys(signal.node for signal in signals)),
-            application=index,
-        )
-        others = tuple(view for leaf, view in views.items() if leaf not in matrices)
-        output = Signal(node, (), leader=index)
-        self.use_vectors(Derived(others), output, "weight_scale")
-        return node, index
+        preds = list(dict.fromkeys(signal.node for signal in signals))
+        node = self.add_node("layer", preds, application=index)
+        return Signal(node, (), leader=index)
 
     def _role(self, view: View, found: "_Found") -> MatrixRole:
+        """What each axis of a leaf does, or an error that names the axis."""
         leaf = self.leaves[view.leaf]
         in_axes = found.in_ | found.linked_in
         out_axes = (found.out | found.linked_out) - in_axes
-        groups = [in_axes - found.stack, out_axes - found.stack, found.position]
+        groups = [
+            in_axes - found.stack,
+            out_axes - found.stack,
+            found.position,
+            found.stack,
+        ]
         for axis, size in enumerate(leaf.shape):
-            count = sum(axis in group for group in (*groups, found.stack))
-            overlap = axis in found.in_ and axis in found.out
+            count = sum(axis in group for group in groups)
             if count == 0 and size == 1:
-                groups[2] = groups[2] | {axis}
-            elif count != 1 or overlap:
-                what = (
-                    f"passes through {view.lost}"
-                    if view.lost
-                    else "is summed over and kept at once"
-                    if overlap or count
-                    else "is lost on the way"
-                )
-                raise NotImplementedError(
-                    f"Axis {axis} of the parameter `{leaf.path}` of shape {leaf.shape} "
-                    f"{what} before it is contracted with a signal, so that its role "
-                    "cannot be told. Keep the axes apart until the contraction."
-                )
-        ordered = [tuple(sorted(group)) for group in (*groups, found.stack)]
-        is_whole = bool(found.in_ and found.out)
+                groups[2] |= {axis}
+            elif count != 1 or axis in found.in_ & found.out:
+                raise _unclear_axis(leaf, axis, view.lost, is_kept=count > 0)
         is_linked = bool(found.linked_in or found.linked_out)
         return MatrixRole(
             view.leaf,
-            *ordered,
-            is_factor=is_linked and not is_whole,
+            *(tuple(sorted(group)) for group in groups),
+            is_factor=is_linked and not found.is_whole,
             is_last=bool(found.out) or not is_linked,
         )
+
+
+def _unclear_axis(leaf: Leaf, axis: int, lost: str | None, *, is_kept: bool):
+    """The error for an axis without a role, or with several."""
+    if lost:
+        what = f"passes through {lost}"
+    else:
+        what = "is both summed over and kept" if is_kept else "is lost on the way"
+    return NotImplementedError(
+        f"Axis {axis} of the parameter `{leaf.path}` of shape {leaf.shape} {what} "
+        "before it is contracted with a signal, so that its role is not known. Keep "
+        "the axes apart until the contraction."
+    )
 
 
 class Parts:
@@ -364,6 +387,28 @@ class _Found:
     linked_in: Labels = NO_LABELS  # contracted with the leaf nearer to the input
     linked_out: Labels = NO_LABELS  # contracted with the leaf nearer to the output
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the leaf alone leads from the input to the output."""
+        return bool(self.in_ and self.out)
+
+    @property
+    def ends(self) -> Labels:
+        """Axes that are known to be inputs or outputs."""
+        return self.in_ | self.out | self.linked_in | self.linked_out
+
+
+def _matrices(found: dict[int, _Found]) -> list[int]:
+    """The leaves that make up the layer, the one that names it first."""
+    matrices = [
+        leaf
+        for leaf, axes in found.items()
+        if axes.is_whole or axes.linked_in or axes.linked_out
+    ]
+    matrices = matrices or [leaf for leaf, axes in found.items() if axes.in_]
+    key = lambda leaf: (not found[leaf].is_whole, not found[leaf].in_, leaf)
+    return sorted(matrices or found, key=key)
+
 
 def _resolve_links(views: dict[int, View], found: dict[int, _Found]) -> None:
     """Directs contractions among leaves from the input to the output."""
@@ -375,38 +420,39 @@ def _resolve_links(views: dict[int, View], found: dict[int, _Found]) -> None:
             if labels - visible:
                 holders.setdefault(link, []).append(leaf)
     # From the leaves that touch the input, then from those that touch the output.
-    for toward_output in (True, False):
-        queue = [
-            leaf
-            for leaf, axes in found.items()
-            if bool(axes.in_ if toward_output else axes.out)
-        ]
+    for near, far in (("in_", "out"), ("out", "in_")):
+        queue = [leaf for leaf, axes in found.items() if getattr(axes, near)]
         while queue:
             leaf = queue.pop(0)
-            axes, view = found[leaf], views[leaf]
-            for labels, link in view.links:
-                done = axes.in_ | axes.out | axes.position | axes.stack
-                new = labels - done - axes.linked_in - axes.linked_out
+            axes = found[leaf]
+            for labels, link in views[leaf].links:
+                new = labels - axes.ends - axes.position - axes.stack
                 if not new:
                     continue
-                if toward_output:
-                    axes.linked_out |= new
-                else:
-                    axes.linked_in |= new
-                for other in holders.get(link, ()):
-                    if link == 0 or other == leaf:
-                        continue
-                    other_axes = found[other]
-                    seen = other_axes.in_ | other_axes.out
-                    seen |= other_axes.linked_in | other_axes.linked_out
-                    for other_labels, other_link in views[other].links:
-                        fresh = other_labels - seen
-                        if other_link == link and fresh:
-                            if toward_output:
-                                other_axes.linked_in |= fresh
-                            else:
-                                other_axes.linked_out |= fresh
-                            queue.append(other)
+                _add_linked(axes, far, new)
+                for other in holders.get(link, ()) if link else ():
+                    if other != leaf and _follow_link(
+                        views[other], found[other], link, near
+                    ):
+                        queue.append(other)
+
+
+def _add_linked(axes: _Found, side: str, labels: Labels) -> None:
+    if side == "out":
+        axes.linked_out |= labels
+    else:
+        axes.linked_in |= labels
+
+
+def _follow_link(view: View, axes: _Found, link: int, side: str) -> bool:
+    """Gives the axes on the other side of a contraction their role, if it is new."""
+    seen = axes.ends
+    is_new = False
+    for labels, other in view.links:
+        if other == link and labels - seen:
+            _add_linked(axes, side, labels - seen)
+            is_new = True
+    return is_new
 
 
 def num_slices(value: Derived, axes: Sequence[int]) -> dict[int, int]:
@@ -415,7 +461,3 @@ def num_slices(value: Derived, axes: Sequence[int]) -> dict[int, int]:
         view.leaf: max(math.prod(_axes.known_size(view.dims[axis]) for axis in axes), 1)
         for view in value.views
     }
-
-
-def _labels(dims: Dims, indices: Sequence[int]) -> Labels:
-    return NO_LABELS.union(*(_axes.labels_of(dims[index]) for index in indices))

@@ -4,10 +4,17 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jax.extend import core, source_info_util
 
 from hpfree_jax.architecture._tracer import _axes
-from hpfree_jax.architecture._tracer._values import Derived, Value, unite
+from hpfree_jax.architecture._tracer._values import (
+    Derived,
+    Signal,
+    Value,
+    derived_in,
+    unite,
+)
 
 Eqn = core.JaxprEqn
 LIBRARIES = {"jax", "flax", "equinox", "haiku", "hpfree_jax", "contextlib"}
@@ -60,19 +67,21 @@ def named(eqn: Eqn) -> str:
     return f"`{eqn.primitive.name}`" + (f" at {line}" if line else "")
 
 
+def with_dtype(signal: Signal, var: Any) -> Signal:
+    """A signal turned into booleans is discrete."""
+    becomes = jnp.issubdtype(var.aval.dtype, jnp.bool_)
+    return dataclasses.replace(signal, is_discrete=signal.is_discrete or becomes)
+
+
 def opaque(eqn: Eqn, values: Sequence[Value], var: Any = None) -> Derived:
     """Parameter-derived, by an operation behind which axes cannot be followed."""
-    shape = shape_of(var or eqn.outvars[0])
-    views = unite(
-        [
-            dataclasses.replace(
-                view,
-                dims=_axes.plain(shape),
-                lost=named(eqn),
-            )
-            for value in values
-            if isinstance(value, Derived)
-            for view in value.views
-        ]
+    dims, lost = _axes.plain(shape_of(var or eqn.outvars[0])), named(eqn)
+    return Derived(
+        unite(
+            [
+                dataclasses.replace(view, dims=dims, lost=lost)
+                for value in derived_in(values)
+                for view in value.views
+            ]
+        )
     )
-    return Derived(views)

@@ -1,13 +1,15 @@
 """Turns the raw graph into an :class:`Architecture`: what needs the whole graph."""
 
 import collections
+import dataclasses
 
+from hpfree_jax.architecture._architecture import Architecture
 from hpfree_jax.architecture._graph import (
-    Architecture,
     Layer,
     LeafAxes,
     Node,
     VectorLeaf,
+    VectorRole,
 )
 from hpfree_jax.architecture._tracer._build import (
     Application,
@@ -36,55 +38,60 @@ def finish(builder: Builder) -> Architecture:
     vector_uses = [use for use in builder.vector_uses if use.node in live]
     matrices = {role.leaf for app in applications.values() for role in app.roles}
     _check_reads(builder, matrices, vector_uses)
-    nodes = _merge_sums(builder, live)
-    users = _users(nodes)
-    outputs = set(builder.outputs)
-    graph = _Graph(nodes, users, outputs)
-
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, application in applications.items():
-        key = tuple(sorted(role.leaf for role in application.roles))
-        groups.setdefault(key, []).append(index)
-    layer_of = {
-        index: number for number, group in enumerate(groups.values()) for index in group
-    }
-    readouts = graph.readouts()
-    blocks = graph.residual_blocks(applications)
-    paths = [leaf.path for leaf in builder.leaves]
-    layers = tuple(
-        _layer(
-            [applications[index] for index in group], builder, graph, readouts, blocks
-        )
-        for group in groups.values()
-    )
-    numbers = {node: number for number, node in enumerate(nodes)}
+    graph = _Graph(_merge_sums(builder, live), set(builder.outputs))
+    groups = _uses_of_layers(applications)
+    layer_of = {index: number for number, uses in enumerate(groups) for index in uses}
+    layers = _layers(builder, graph, applications, groups)
     vectors = _vectors(
-        builder, vector_uses, matrices, applications, layers, layer_of, graph
+        builder,
+        [use for use in vector_uses if use.leaf not in matrices],
+        _Leaders(builder, applications, layers, layer_of),
     )
+    numbers = {node: number for number, node in enumerate(graph.nodes)}
     return Architecture(
         nodes=tuple(
-            Node(
-                kind=raw.kind,
-                preds=tuple(numbers[pred] for pred in raw.preds),
-                layer=layer_of.get(raw.application, -1),
-                fan_in=applications[raw.application].fan_in
-                if raw.application >= 0
-                else 0,
-                label=raw.label,
-            )
-            for raw in nodes.values()
+            _node(raw, numbers, applications, layer_of) for raw in graph.nodes.values()
         ),
-        outputs=tuple(numbers[node] for node in nodes if node in outputs),
+        outputs=tuple(numbers[node] for node in numbers if node in graph.outputs),
         layers=layers,
         vectors=vectors,
         leaves=tuple(
             (leaf.path, leaf.shape) for leaf in builder.leaves if leaf.is_inexact
         ),
-        others=tuple(
-            paths[leaf]
-            for leaf in sorted(builder.read - matrices)
-            if paths[leaf] not in {vector.path for vector in vectors}
-        ),
+        returned_leaves=_returned_leaves(builder, matrices, vectors),
+    )
+
+
+def _uses_of_layers(applications: dict[int, Application]) -> list[list[int]]:
+    """The applications of each layer: those of the same leaves."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, application in applications.items():
+        key = tuple(sorted(role.leaf for role in application.roles))
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
+
+
+def _returned_leaves(
+    builder: Builder, matrices: set[int], vectors: tuple[VectorLeaf, ...]
+) -> tuple[str, ...]:
+    known = {vector.path for vector in vectors}
+    paths = (builder.leaves[leaf].path for leaf in sorted(builder.read - matrices))
+    return tuple(path for path in paths if path not in known)
+
+
+def _node(
+    raw: RawNode,
+    numbers: dict[int, int],
+    applications: dict[int, Application],
+    layer_of: dict[int, int],
+) -> Node:
+    application = applications.get(raw.application)
+    return Node(
+        kind=raw.kind,
+        preds=tuple(numbers[pred] for pred in raw.preds),
+        layer=layer_of.get(raw.application, -1),
+        fan_in=application.fan_in if application else 0,
+        label=raw.label,
     )
 
 
@@ -158,8 +165,8 @@ def _users(nodes: dict[int, RawNode]) -> Edges:
 class _Graph:
     """Facts of the merged graph; nodes keep their numbers from the builder."""
 
-    def __init__(self, nodes: dict[int, RawNode], users: Edges, outputs: set[int]):
-        self.nodes, self.users, self.outputs = nodes, users, outputs
+    def __init__(self, nodes: dict[int, RawNode], outputs: set[int]):
+        self.nodes, self.users, self.outputs = nodes, _users(nodes), outputs
 
     def sum_of(self, node: int) -> int | None:
         """The sum that is the only use of a node, if there is one."""
@@ -167,6 +174,16 @@ class _Graph:
             return None
         (user,) = self.users[node]
         return user if self.nodes[user].kind == "sum" else None
+
+    def sum_of_layers(self, node: int) -> int | None:
+        """The sum of a layer's output with nothing but layers' outputs, if any."""
+        target = self.sum_of(node)
+        if target is None or not all(
+            self.nodes[pred].kind == "layer" and self.sum_of(pred) == target
+            for pred in self.nodes[target].preds
+        ):
+            return None
+        return target
 
     def in_degree(self, node: int) -> int:
         """Branches of the sum that the node's output goes to alone, else 1."""
@@ -185,25 +202,28 @@ class _Graph:
         """Layers whose outputs are, alone or summed or joined, what is returned."""
         found: set[int] = set()
         for output in self.outputs:
-            if self.nodes[output].kind == "layer":
-                if not self.users[output]:
-                    found.add(output)
-                continue
-            ends, is_end = [output], True
-            layers: set[int] = set()
-            while ends and is_end:
-                node = ends.pop()
-                for pred in self.nodes[node].preds:
-                    raw = self.nodes[pred]
-                    if len(self.users[pred]) != 1 or raw.kind == "input":
-                        is_end = False
-                    elif raw.kind == "layer":
-                        layers.add(pred)
-                    else:
-                        ends.append(pred)
-            if is_end:
-                found |= layers
+            if self.nodes[output].kind != "layer":
+                found |= self._combined_layers(output) or set()
+            elif not self.users[output]:
+                found.add(output)
         return found
+
+    def _combined_layers(self, node: int) -> set[int] | None:
+        """The layers that are summed and joined to a node, None if anything else is.
+
+        Neither they nor the partial results may have another use.
+        """
+        layers, queue = set(), list(self.nodes[node].preds)
+        while queue:
+            pred = queue.pop()
+            raw = self.nodes[pred]
+            if len(self.users[pred]) != 1 or raw.kind == "input":
+                return None
+            if raw.kind == "layer":
+                layers.add(pred)
+            else:
+                queue.extend(raw.preds)
+        return layers
 
     def residual_blocks(self, applications: dict[int, Application]) -> dict[int, int]:
         """Of each layer that writes to a residual stream, how many blocks write to it.
@@ -268,6 +288,20 @@ class _Graph:
         return tuple(sorted(members, key=repr))
 
 
+def _layers(
+    builder: Builder,
+    graph: _Graph,
+    applications: dict[int, Application],
+    groups: list[list[int]],
+) -> tuple[Layer, ...]:
+    readouts = graph.readouts()
+    blocks = graph.residual_blocks(applications)
+    return tuple(
+        _layer([applications[i] for i in group], builder, graph, readouts, blocks)
+        for group in groups
+    )
+
+
 def _layer(
     group: list[Application],
     builder: Builder,
@@ -296,16 +330,8 @@ def _layer(
         source_in_degree=max(graph.source_in_degree(app.node) for app in group),
         uses=max(uses.values()),
         leaves=tuple(
-            LeafAxes(
-                builder.leaves[role.leaf].path,
-                role.in_axes,
-                role.out_axes,
-                role.position_axes,
-                role.stack_axes,
-                role.is_factor,
-                role.is_last,
-            )
-            for role in first.roles
+            LeafAxes(builder.leaves[leaf].path, *axes)
+            for leaf, *axes in map(dataclasses.astuple, first.roles)
         ),
         readout_fan_in=max(readout_fans, default=0),
         splits=_splits(group, builder, graph),
@@ -321,84 +347,81 @@ def _splits(group: list[Application], builder: Builder, graph: _Graph) -> int:
     most = 1
     for app in group:
         indexed = tuple(entry for entry in app.slice_key if len(entry) == 2)
-        slices = [entry for entry in app.slice_key if len(entry) == 3]
+        slices = (entry for entry in app.slice_key if len(entry) == 3)
         cuts[indexed].add(tuple(entry for entry in slices if entry[0] in out_axes))
-        nodes = [app.node]
-        target = graph.sum_of(app.node)
-        if target is not None and all(
-            graph.nodes[pred].kind == "layer" and graph.sum_of(pred) == target
-            for pred in graph.nodes[target].preds
-        ):
-            nodes.append(target)
-        for node in nodes:
+        for node in (app.node, graph.sum_of_layers(app.node)):
             if node in builder.parts and node not in builder.used_whole:
                 most = max(most, builder.parts[node].count)
-    return max(most, *(len(found) for found in cuts.values()))
+    return max(most, *map(len, cuts.values()))
 
 
 def _vectors(
-    builder: Builder,
-    vector_uses: list[VectorUse],
-    matrices: set[int],
-    applications: dict[int, Application],
-    layers: tuple[Layer, ...],
-    layer_of: dict[int, int],
-    graph: _Graph,
+    builder: Builder, vector_uses: list[VectorUse], leaders: "_Leaders"
 ) -> tuple[VectorLeaf, ...]:
     uses: dict[int, list[VectorUse]] = {}
     for use in vector_uses:
-        if use.leaf not in matrices:
-            uses.setdefault(use.leaf, []).append(use)
-    shapes = {leaf.path: leaf.shape for leaf in builder.leaves}
-    stacks = [
-        tuple(shapes[layer.path][axis] for axis in layer.stack_axes) for layer in layers
-    ]
+        uses.setdefault(use.leaf, []).append(use)
     vectors = []
-    for leaf, found in sorted(uses.items()):
-        shape = builder.leaves[leaf].shape
-        leader, stack_axes = _leader(
-            found, shape, stacks, applications, layer_of, graph
-        )
-        hows = [use.how for use in found]
-        first = found[0]
-        contracted = first.contracted if len(shape) > len(first.contracted) else ()
+    for index, found in sorted(uses.items()):
+        leaf, contracted = builder.leaves[index], found[0].contracted
+        leader, stack_axes = leaders.leader_of(found, leaf.shape)
+        scales: list[VectorRole] = [use.role for use in found if use.role != "shift"]
         vectors.append(
             VectorLeaf(
-                path=builder.leaves[leaf].path,
-                leader=None if leader is None else layers[leader].path,
+                path=leaf.path,
+                leader=leader,
                 stack_axes=stack_axes,
-                how=next((h for h in hows if h != "shift"), "shift"),
+                role=scales[0] if scales else "shift",
                 is_offset=any(use.is_offset for use in found),
-                in_axes=tuple(sorted(contracted)),
+                in_axes=tuple(sorted(contracted))
+                if len(leaf.shape) > len(contracted)
+                else (),
             )
         )
     return tuple(vectors)
 
 
-def _leader(
-    uses: list[VectorUse], shape, stacks, applications, layer_of, graph: _Graph
-) -> tuple[int | None, tuple[int, ...]]:
-    """The layer that a vector follows, stacked as the vector is."""
+class _Leaders:
+    """Finds the layer that a vector follows, stacked as the vector is."""
 
-    def fits(application: int, stack_axes: tuple[int, ...]) -> bool:
-        if application not in layer_of:
-            return False
-        return stacks[layer_of[application]] == tuple(
-            shape[axis] for axis in stack_axes
+    def __init__(
+        self,
+        builder: Builder,
+        applications: dict[int, Application],
+        layers: tuple[Layer, ...],
+        layer_of: dict[int, int],
+    ):
+        shapes = {leaf.path: leaf.shape for leaf in builder.leaves}
+        self.paths = [layer.path for layer in layers]
+        self.stacks = [
+            tuple(shapes[layer.path][axis] for axis in layer.stack_axes)
+            for layer in layers
+        ]
+        self.applications, self.layer_of = applications, layer_of
+
+    def _fits(self, application: int, stack: tuple[int, ...]) -> bool:
+        layer = self.layer_of.get(application)
+        return layer is not None and self.stacks[layer] == stack
+
+    def leader_of(
+        self, uses: list[VectorUse], shape: tuple[int, ...]
+    ) -> tuple[str | None, tuple[int, ...]]:
+        """The path of the leader, or None, and the axes that stack both."""
+        stacks = [tuple(shape[axis] for axis in use.stack_axes) for use in uses]
+        # The layer that feeds it, most often where there are several uses: at the
+        # first step of a recurrent network the state is a constant, and another layer
+        # leads.
+        feeding = collections.Counter(
+            (self.layer_of[use.leader], use.stack_axes)
+            for use, stack in zip(reversed(uses), reversed(stacks), strict=True)
+            if self._fits(use.leader, stack)
         )
-
-    # The layer that feeds it, most often where there are several uses: at the first
-    # step of a recurrent network the state is a constant, and another layer leads.
-    feeding = collections.Counter(
-        (layer_of[use.leader], use.stack_axes)
-        for use in reversed(uses)
-        if fits(use.leader, use.stack_axes)
-    )
-    if feeding:
-        return feeding.most_common(1)[0][0]
-    for use in uses:  # else the nearest one in the order of execution
-        fitting = [index for index in applications if fits(index, use.stack_axes)]
-        if fitting:
-            nearest = min(fitting, key=lambda index: abs(index - use.leader))
-            return layer_of[nearest], use.stack_axes
-    return None, uses[0].stack_axes
+        if feeding:
+            layer, stack_axes = feeding.most_common(1)[0][0]
+            return self.paths[layer], stack_axes
+        for use, stack in zip(uses, stacks, strict=True):
+            fitting = [i for i in self.applications if self._fits(i, stack)]
+            if fitting:  # the nearest one in the order of execution
+                nearest = min(fitting, key=lambda index: abs(index - use.leader))
+                return self.paths[self.layer_of[nearest]], use.stack_axes
+        return None, uses[0].stack_axes

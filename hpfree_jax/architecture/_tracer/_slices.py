@@ -1,4 +1,4 @@
-"""Slices of signals and parameters, and lookups into parameters."""
+"""Cuts of arrays at indices, and lookups into parameters."""
 
 import dataclasses
 import math
@@ -7,152 +7,108 @@ from collections.abc import Sequence
 from hpfree_jax.architecture._tracer import _axes
 from hpfree_jax.architecture._tracer._axes import NO_LABELS, Dims
 from hpfree_jax.architecture._tracer._build import Builder, num_slices
-from hpfree_jax.architecture._tracer._equations import Eqn, named, opaque, shape_of
+from hpfree_jax.architecture._tracer._equations import Eqn, opaque, shape_of
+from hpfree_jax.architecture._tracer._registry import rule
+from hpfree_jax.architecture._tracer._structural import move_view, slice_signal
 from hpfree_jax.architecture._tracer._values import (
-    OUT,
     WHOLE,
     Const,
     Derived,
     Signal,
-    Value,
+    View,
+    labels_by_leaf,
+    replace_views,
+    signals_in,
 )
 
 
-def slice_signal(builder, before, after, slices):
-    """Notes which part of its node's output a slice of a signal is."""
-    produced = [
-        entry for entry in slices if OUT in _axes.labels_of(before.dims[entry[0]])
-    ]
-    after = dataclasses.replace(after, is_direct=False)
-    if not produced or before.part != WHOLE:
-        return after
-    starts = (
-        (axis, builder.unique() if start is None else start, size)
-        for axis, start, size in produced
-    )
-    part = (len(before.dims), *starts)
-    builder.parts_of(before.node).find(part)
-    return dataclasses.replace(after, part=part)
+class _Lookup:
+    """The axes of a ``gather``, and where they lie in its result."""
 
+    def __init__(self, eqn: Eqn):
+        numbers = eqn.params["dimension_numbers"]
+        self.sizes = eqn.params["slice_sizes"]
+        self.shape = shape_of(eqn.invars[0])
+        self.out_shape = shape_of(eqn.outvars[0])
+        self.batching = tuple(numbers.operand_batching_dims)
+        self.looked_up = [
+            axis
+            for axis in numbers.start_index_map
+            if self.sizes[axis] < self.shape[axis]
+        ]
+        gone = (*numbers.collapsed_slice_dims, *self.batching)
+        kept = [axis for axis in range(len(self.sizes)) if axis not in gone]
+        self.offsets = list(zip(numbers.offset_dims, kept, strict=True))
+        self.index_dims = [
+            axis
+            for axis in range(len(self.out_shape))
+            if axis not in numbers.offset_dims
+        ]
+        batched = [
+            self.index_dims[axis] for axis in numbers.start_indices_batching_dims
+        ]
+        self.own_index_dims = [i for i in self.index_dims if i not in batched]
 
-def move_view(builder, eqn, view, shapes, index, starts=()):
-    moved = _axes.move(eqn.primitive.name, eqn.params, view.dims, shapes, starts)
-    leaf_shape = builder.leaves[view.leaf].shape
-    slices = list(view.slices)
-    for axis, start, size in moved.slices[index] if moved.slices else ():
-        start = builder.unique() if start is None else start
-        for label in sorted(_axes.labels_of(view.dims[axis])):
-            slices.append((label, start, size))
-    indexed = list(view.indexed)
-    for axis in sorted(moved.squeezed):
-        if leaf_shape[axis] > 1:
-            starts_ = [s for a, s, n in slices if a == axis and n == 1]
-            indexed.append((axis, starts_[-1] if starts_ else builder.unique()))
-            slices = [entry for entry in slices if entry[0] != axis]
-    links = list(view.links)
-    if moved.reduced:
-        links.append((moved.reduced, 0))
-    dims = moved.outputs[index]
-    labels = NO_LABELS.union(*map(_axes.labels_of, view.dims))
-    forgotten = not NO_LABELS.union(*map(_axes.labels_of, dims)) and labels
-    lost = view.lost
-    if forgotten and not (moved.reduced or moved.squeezed) and math.prod(shapes[0]) > 1:
-        lost = lost or named(eqn)
-    return dataclasses.replace(
-        view,
-        dims=dims,
-        indexed=tuple(indexed),
-        slices=tuple(slices),
-        links=tuple(links),
-        lost=lost,
-    )
-
-
-def gather(builder: Builder, eqn: Eqn, operand: Value, indices: Value) -> Value:
-    numbers = eqn.params["dimension_numbers"]
-    out_shape = shape_of(eqn.outvars[0])
-    sizes = eqn.params["slice_sizes"]
-    if isinstance(operand, Const):
-        if isinstance(indices, Signal):  # a fixed table
-            return dataclasses.replace(
-                indices, dims=_axes.plain(out_shape), part=WHOLE, is_direct=False
-            )
-        if isinstance(indices, Derived):
-            return opaque(eqn, [indices])
-        return Const()
-    looked_up = [
-        axis
-        for axis in numbers.start_index_map
-        if sizes[axis] < _operand_size(eqn, axis)
-    ]
-    batching = tuple(numbers.operand_batching_dims)
-    kept = [
-        axis
-        for axis in range(len(sizes))
-        if axis not in numbers.collapsed_slice_dims and axis not in batching
-    ]
-    index_dims = [i for i in range(len(out_shape)) if i not in numbers.offset_dims]
-
-    def place(dims: Dims, looked: bool) -> Dims:
-        new = list(_axes.plain(out_shape))
-        for position, axis in zip(numbers.offset_dims, kept, strict=True):
-            new[position] = _axes.resize(dims[axis], sizes[axis])
-        if looked and index_dims and len(looked_up) == 1:
-            at = [i for i in index_dims if i not in _batch_positions(eqn, out_shape)]
-            if at:
-                labels = _axes.labels_of(dims[looked_up[0]])
-                new[at[-1]] = ((labels, out_shape[at[-1]]),)
+    def place(self, dims: Dims, *, show_rows: bool = False) -> Dims:
+        """Dims of the result; the rows looked up lie along its last index axis."""
+        new = list(_axes.plain(self.out_shape))
+        for position, axis in self.offsets:
+            new[position] = _axes.resize(dims[axis], self.sizes[axis])
+        if show_rows and self.own_index_dims and len(self.looked_up) == 1:
+            last = self.own_index_dims[-1]
+            labels = _axes.labels_of(dims[self.looked_up[0]])
+            new[last] = ((labels, self.out_shape[last]),)
         return tuple(new)
 
+
+@rule("gather")
+def _gather(tracer, eqn, values):
+    operand, indices = values
+    if isinstance(operand, Const):
+        if isinstance(indices, Derived):
+            return [opaque(eqn, [indices])]
+        dims = _axes.plain(shape_of(eqn.outvars[0]))  # a fixed table
+        return [dataclasses.replace(indices, dims=dims, part=WHOLE, is_direct=False)]
+    axes = _Lookup(eqn)
     if isinstance(operand, Signal):
-        return dataclasses.replace(
-            operand, dims=place(operand.dims, False), is_direct=False
-        )
-    labels = {
-        view.leaf: NO_LABELS.union(
-            *(_axes.labels_of(view.dims[axis]) for axis in looked_up)
-        )
-        for view in operand.views
-    }
+        dims = axes.place(operand.dims)
+        return [dataclasses.replace(operand, dims=dims, is_direct=False)]
     if isinstance(indices, Signal):
-        views = tuple(
-            dataclasses.replace(view, dims=place(view.dims, False))
-            for view in operand.views
-        )
-        stack = {
-            view.leaf: NO_LABELS.union(
-                *(_axes.labels_of(view.dims[axis]) for axis in batching)
-            )
-            for view in operand.views
-        }
-        columns = [
-            position
-            for position, axis in zip(numbers.offset_dims, kept, strict=True)
-            if axis not in looked_up
-        ]
-        node, index = builder.apply_layer(
-            "embedding",
-            Derived(views),
-            [indices],
-            in_dims=[],
-            out_dims=columns,
-            stack_labels=stack,
-            looked_up=labels,
-            fan_in=math.prod(_operand_size(eqn, axis) for axis in looked_up),
-            fan_out=math.prod(out_shape[i] for i in columns),
-            num_inputs=math.prod(
-                size for i, size in enumerate(out_shape) if i not in columns
-            ),
-            num_slices=num_slices(operand, batching),
-        )
-        dims = tuple(
-            ((frozenset({OUT}), size),) if i in columns else ((NO_LABELS, size),)
-            for i, size in enumerate(out_shape)
-        )
-        return Signal(node, dims, leader=index, is_direct=True)
-    has_index_axes = any(out_shape[i] > 1 for i in index_dims)
-    views = []
-    for view in operand.views:
+        return [_lookup_layer(tracer.builder, axes, operand, indices)]
+    return [_constant_gather(tracer.builder, axes, operand)]
+
+
+def _lookup_layer(
+    builder: Builder, axes: _Lookup, operand: Derived, indices: Signal
+) -> Signal:
+    columns = [
+        position for position, axis in axes.offsets if axis not in axes.looked_up
+    ]
+    place = lambda view: dataclasses.replace(view, dims=axes.place(view.dims))
+    return builder.apply_layer(
+        "embedding",
+        replace_views(operand, place),
+        [indices],
+        axes.out_shape,
+        columns,
+        in_dims=[],
+        out_dims=columns,
+        stack_labels=labels_by_leaf(operand, axes.batching),
+        looked_up=labels_by_leaf(operand, axes.looked_up),
+        fan_in=math.prod(axes.shape[axis] for axis in axes.looked_up),
+        fan_out=math.prod(axes.out_shape[i] for i in columns),
+        num_inputs=math.prod(
+            size for i, size in enumerate(axes.out_shape) if i not in columns
+        ),
+        num_slices=num_slices(operand, axes.batching),
+    )
+
+
+def _constant_gather(builder: Builder, axes: _Lookup, operand: Derived) -> Derived:
+    labels = labels_by_leaf(operand, axes.looked_up)
+    has_index_axes = any(axes.out_shape[i] > 1 for i in axes.index_dims)
+
+    def look_up(view: View) -> View:
         indexed = view.indexed
         if not has_index_axes:  # one index: picks a slice of a stack
             shape = builder.leaves[view.leaf].shape
@@ -161,93 +117,81 @@ def gather(builder: Builder, eqn: Eqn, operand: Value, indices: Value) -> Value:
                 for axis in sorted(labels[view.leaf])
                 if shape[axis] > 1
             )
-        views.append(
-            dataclasses.replace(
-                view, dims=place(view.dims, has_index_axes), indexed=indexed
-            )
-        )
+        dims = axes.place(view.dims, show_rows=has_index_axes)
+        return dataclasses.replace(view, dims=dims, indexed=indexed)
+
+    views = tuple(map(look_up, operand.views))
     is_lookup = has_index_axes and len(views) == 1
-    lookup = labels[views[0].leaf] if is_lookup else NO_LABELS
-    return Derived(tuple(views), lookup)
+    return Derived(views, labels[views[0].leaf] if is_lookup else NO_LABELS)
 
 
-def _operand_size(eqn, axis):
-    return eqn.invars[0].aval.shape[axis]
-
-
-def _batch_positions(eqn, out_shape):
-    """Axes of a gather's result that are batched, of operand and indices alike."""
-    numbers = eqn.params["dimension_numbers"]
-    index_dims = [i for i in range(len(out_shape)) if i not in numbers.offset_dims]
-    return [index_dims[axis] for axis in numbers.start_indices_batching_dims]
-
-
-def dynamic_slice(builder: Builder, eqn: Eqn, values: Sequence[Value]) -> list[Value]:
+@rule("dynamic_slice")
+def _dynamic_slice(tracer, eqn, values):
+    builder = tracer.builder
     operand, *starts = values
     shape = shape_of(eqn.outvars[0])
-    sizes = [_operand_size(eqn, axis) for axis in range(len(shape))]
-    known = [start.value if isinstance(start, Const) else None for start in starts]
     if isinstance(operand, Const):
-        signals = [start for start in starts if isinstance(start, Signal)]
+        signals = signals_in(starts)
         if not signals:
             return [Const()]
         return [dataclasses.replace(signals[0], dims=_axes.plain(shape), part=WHOLE)]
+    known = [start.value if isinstance(start, Const) else None for start in starts]
     if isinstance(operand, Signal):
-        moved = _axes.move("dynamic_slice", {}, operand.dims, [shape], known)
+        moved = _axes.cut(operand.dims, shape, known)
         result = dataclasses.replace(operand, dims=moved.outputs[0])
         return [slice_signal(builder, operand, result, moved.slices[0])]
+    sizes = shape_of(eqn.invars[0])
     moving = [
         axis
         for axis, start in enumerate(starts)
         if isinstance(start, Signal) and shape[axis] < sizes[axis]
     ]
     if not moving:
-        views = tuple(
-            move_view(builder, eqn, view, [shape], 0, known) for view in operand.views
+        move = lambda view: move_view(
+            builder, eqn, view, _axes.cut(view.dims, shape, known), 0
         )
-        return [Derived(views, operand.lookup)]
+        return [replace_views(operand, move)]
     columns = [axis for axis in range(len(shape)) if axis not in moving]
-    node, index = builder.apply_layer(
+    output = builder.apply_layer(
         "embedding",
         operand,
-        [start for start in starts if isinstance(start, Signal)],
+        signals_in(starts),
+        shape,
+        columns,
         in_dims=moving,
         out_dims=columns,
         fan_in=math.prod(sizes[axis] for axis in moving),
         fan_out=math.prod(sizes[axis] for axis in columns),
         num_inputs=math.prod(shape[axis] for axis in moving),
     )
-    dims = tuple(
-        ((frozenset({OUT}), size),) if i in columns else ((NO_LABELS, size),)
-        for i, size in enumerate(shape)
-    )
-    return [Signal(node, dims, leader=index, is_direct=True)]
+    return [output]
 
 
-def constant_lookup(builder: Builder, value: Derived) -> Signal:
-    """Makes rows of a parameter that constant indices looked up an embedding layer."""
+def look_up_constants(
+    builder: Builder, signals: Sequence[Signal], derived: Sequence[Derived]
+) -> tuple[list[Signal], list[Derived]]:
+    """Rows of parameters that constant indices looked up become signals."""
+    looked_up = [_constant_lookup(builder, value) for value in derived if value.lookup]
+    return [*signals, *looked_up], [value for value in derived if not value.lookup]
+
+
+def _constant_lookup(builder: Builder, value: Derived) -> Signal:
+    """An embedding layer that no input feeds."""
     (view,) = value.views
     leaf_shape = builder.leaves[view.leaf].shape
+    shape = [_axes.size_of(dim) for dim in view.dims]
     rows = [i for i, dim in enumerate(view.dims) if _axes.labels_of(dim) & value.lookup]
-    columns = [i for i in range(len(view.dims)) if i not in rows]
-    size = math.prod(leaf_shape[axis] for axis in value.lookup)
-    node, index = builder.apply_layer(
+    columns = [i for i in range(len(shape)) if i not in rows]
+    return builder.apply_layer(
         "embedding",
         value,
         [],
+        shape,
+        columns,
         in_dims=rows,
         out_dims=columns,
         looked_up={view.leaf: value.lookup},
-        fan_in=size,
-        fan_out=math.prod(_axes.size_of(view.dims[i]) for i in columns),
-        num_inputs=math.prod(_axes.size_of(view.dims[i]) for i in rows),
+        fan_in=math.prod(leaf_shape[axis] for axis in value.lookup),
+        fan_out=math.prod(shape[i] for i in columns),
+        num_inputs=math.prod(shape[i] for i in rows),
     )
-    dims = tuple(
-        ((frozenset({OUT}), _axes.size_of(dim)),) if i in columns else _plain_dim(dim)
-        for i, dim in enumerate(view.dims)
-    )
-    return Signal(node, dims, leader=index, is_direct=True)
-
-
-def _plain_dim(dim):
-    return ((NO_LABELS, _axes.size_of(dim)),)

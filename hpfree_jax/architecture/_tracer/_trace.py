@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from hpfree_jax._base import is_inexact
 from hpfree_jax._paths import named_leaves
-from hpfree_jax.architecture._graph import Architecture
+from hpfree_jax.architecture._architecture import Architecture
 from hpfree_jax.architecture._tracer import _axes
 from hpfree_jax.architecture._tracer._build import Builder, Leaf
 from hpfree_jax.architecture._tracer._finish import finish
@@ -20,6 +20,9 @@ from hpfree_jax.architecture._tracer._values import (
     Signal,
     Value,
     View,
+    derived_in,
+    live,
+    signals_in,
 )
 
 
@@ -109,13 +112,11 @@ def trace_architecture(
         for leaf in named_leaves((value,)):
             values.append(_input(builder, position, leaf, position in constant_inputs))
     results = Interpreter(builder).run(closed, values)
-    signals = [result for result in results if isinstance(result, Signal)]
-    for signal in [s for s in signals if not s.is_discrete] or signals:
+    for signal in live(signals_in(results)):
         builder.outputs[signal.node] = None
         builder.note_use(signal)
-    for result in results:
-        if isinstance(result, Derived):
-            builder.read.update(view.leaf for view in result.views)
+    for result in derived_in(results):
+        builder.read.update(view.leaf for view in result.views)
     return finish(builder)
 
 

@@ -1,12 +1,11 @@
 """What the tracer knows of an intermediate: a constant, derived, or a signal."""
 
 import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from hpfree_jax.architecture._tracer import _axes
 from hpfree_jax.architecture._tracer._axes import NO_LABELS, Dims, Labels
-
-OUT: Final = -1  # label of the axes that a layer produces, on a signal
 
 # Which part of its node's output a signal holds: all of it, a slice (a tuple that names
 # it), or products of different slices.
@@ -97,6 +96,57 @@ class Signal:
 Value = Const | Derived | Signal
 
 
+def are(values: Iterable[Value], *kinds: type) -> bool:
+    """Whether all values are of these kinds."""
+    return all(isinstance(value, kinds) for value in values)
+
+
+def signals_in(values: Iterable[Value]) -> list[Signal]:
+    """Those that depend on an input."""
+    return [value for value in values if isinstance(value, Signal)]
+
+
+def derived_in(values: Iterable[Value]) -> list[Derived]:
+    """Those that depend on parameters, but on no input."""
+    return [value for value in values if isinstance(value, Derived)]
+
+
+def live(signals: Sequence[Signal]) -> list[Signal]:
+    """The signals that derivatives flow through; all of them if there is none."""
+    return [signal for signal in signals if not signal.is_discrete] or list(signals)
+
+
+def latest_leader(signals: Iterable[Signal]) -> int:
+    """The latest application of a layer upstream of the signals, or -1."""
+    return max(signal.leader for signal in signals)
+
+
+def latest_dims(pairs: Iterable[tuple[Signal, Dims]], shape: Sequence[int]) -> Dims:
+    """The axes of a combination: those of the signals of the latest leader, merged.
+
+    Args:
+      pairs: signals, each with its axes at their places in the result.
+      shape: of the result; axes of another rank are left out.
+    """
+    pairs = list(pairs)
+    leader = latest_leader(signal for signal, _ in pairs)
+    dims = _axes.plain(shape)
+    for signal, own in pairs:
+        if signal.leader == leader and len(own) == len(shape):
+            dims = _axes.merge(dims, own)
+    return dims
+
+
+def replace_views(value: Derived, change: Callable[[View], View]) -> Derived:
+    """The same array, each of its views changed."""
+    return dataclasses.replace(value, views=tuple(map(change, value.views)))
+
+
+def labels_by_leaf(value: Derived, axes: Sequence[int]) -> dict[int, Labels]:
+    """By leaf, its axes that some axes of an array derived from it hold a part of."""
+    return {view.leaf: _axes.labels_along(view.dims, axes) for view in value.views}
+
+
 def unite(views: list[View]) -> tuple[View, ...]:
     """Views of an elementwise combination of parameter-derived arrays."""
     united: dict[int, View] = {}
@@ -112,7 +162,7 @@ def _unite(a: View, b: View) -> View:
     # A norm of the leaf beside the leaf itself: what one still knows, counts.
     known = [view for view in (a, b) if view.lost is None]
     dims = _axes.merge(a.dims, b.dims)
-    visible = NO_LABELS.union(*map(_axes.labels_of, dims))
+    visible = _axes.labels_along(dims)
     return View(
         leaf=a.leaf,
         dims=dims,

@@ -1,10 +1,12 @@
+import importlib.util
 import math
+import sys
 
 import pytest
 
 from hpfree_jax._errors import UserError
-from hpfree_jax.comparison._results import Result, find_target, summarise
-from hpfree_jax.comparison._rows import rows
+from hpfree_jax.comparison._results import Result, Results, baseline_target
+from hpfree_jax.comparison._rows import check_format, rows, table_bytes
 from hpfree_jax.comparison._tables import grid_table, score_table, task_table
 
 from .records import TASK, method, plan, record
@@ -18,8 +20,8 @@ def result(spec, *finals, diverged=()):
 
 def test_the_target_is_what_adam_ends_at():
     results = [result(method("a", "agd"), 1.0), result(method("b"), 2.0)]
-    assert find_target(results).loss == 2.0
-    assert find_target(results).source == "b"
+    assert baseline_target(results).loss == 2.0
+    assert baseline_target(results).source == "b"
 
 
 def test_a_tuned_baseline_goes_before_an_untuned_one_and_adam_before_adamw():
@@ -28,23 +30,23 @@ def test_a_tuned_baseline_goes_before_an_untuned_one_and_adam_before_adamw():
         result(method("adam"), 2.0),
         result(method("adam, best of 1", grid=(1e-3,)), 1.0),
     ]
-    assert find_target(results).source == "adam, best of 1"
-    assert find_target(results[:2]).source == "adam"
-    assert find_target(results[:1]).source == "adamw"
+    assert baseline_target(results).source == "adam, best of 1"
+    assert baseline_target(results[:2]).source == "adam"
+    assert baseline_target(results[:1]).source == "adamw"
 
 
 def test_without_a_baseline_the_median_of_those_that_finished_counts():
     results = [result(method(str(x), "agd"), x) for x in (0.1, 0.7, 0.2)]
     results.append(result(method("bad", "agd"), diverged=[1]))
-    assert find_target(results).loss == 0.2
+    assert baseline_target(results).loss == 0.2
     # A baseline that diverged sets no target.
     results.append(result(method("adam"), diverged=[1]))
-    assert find_target(results).loss == 0.2
+    assert baseline_target(results).loss == 0.2
 
 
 def test_when_all_diverge_nobody_reaches_anything():
     results = [result(method("adam"), diverged=[1])]
-    target = find_target(results)
+    target = baseline_target(results)
     assert results[0].steps_to(target.loss) == math.inf
 
 
@@ -53,7 +55,7 @@ def test_when_all_diverge_nobody_reaches_anything():
 )
 def test_a_baseline_reaches_its_own_target(finals):
     baseline = result(method("adam"), *finals)
-    assert baseline.steps_to(find_target([baseline]).loss) == 10
+    assert baseline.steps_to(baseline_target([baseline]).loss) == 10
 
 
 def test_times_are_medians_over_the_seeds():
@@ -79,7 +81,7 @@ def test_a_grid_takes_the_lowest_mean_loss_among_the_rates_that_diverge_least():
     }
     tuned = method("adam, best of 3", grid=rates)
     read = lambda task, variant: runs[variant.settings["learning_rate"]]
-    summary = summarise(plan(tuned, num_seeds=2), read)
+    summary = Results(plan(tuned, num_seeds=2), read)
     own = summary.result(TASK, tuned)
     assert own.chosen.settings["learning_rate"] == 1e-3
     assert own.grid_losses == {1e-4: 2.1, 1e-3: 1.5, 1e-2: math.inf}
@@ -93,7 +95,7 @@ def test_a_grid_can_be_chosen_by_what_is_held_out():
     tuned = method("adam, best of 2", grid=(1e-3, 1e-2))
     read = lambda task, variant: runs[variant.settings["learning_rate"]]
     by_train, by_validation = (
-        summarise(plan(tuned, num_seeds=2), read, grid_choice=choice)
+        Results(plan(tuned, num_seeds=2), read, grid_choice=choice)
         for choice in ("train", "validation")
     )
     rate = lambda s: s.result(TASK, tuned).chosen.settings["learning_rate"]
@@ -106,7 +108,22 @@ def test_a_grid_can_be_chosen_by_what_is_held_out():
     assert table == [1.0, 3.0]
     runs[1e-3][0] = record([2.0])  # as an earlier version kept it
     with pytest.raises(UserError, match="are of a version that kept no validation"):
-        summarise(plan(tuned, num_seeds=2), read, grid_choice="validation")
+        Results(plan(tuned, num_seeds=2), read, grid_choice="validation")
+
+
+def test_without_pyarrow_there_is_csv_and_parquet_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check_format("csv")
+    with pytest.raises(UserError, match=r"`table` parquet needs .*pip install .*csv$"):
+        check_format("parquet")
+    spec = method("adam", "adam")
+    results = Results(plan(spec), lambda task, variant: [record([0.25], seconds=1e-7)])
+    head, *lines = table_bytes(results, "csv").decode().splitlines()
+    assert head.startswith('"task","dataset","model","batch_size","method",')
+    run = '"toy","digits","fcn",64,"adam","{}","default",1,0,"finished"'
+    metrics = ("train", "test")
+    assert lines == [f'{run},"{split}",10,0.000001,0.25,0.5,' for split in metrics]
 
 
 def test_tables_show_divergence_and_order_by_loss():
@@ -116,7 +133,7 @@ def test_tables_show_divergence_and_order_by_loss():
         "bad": [record([], diverged_at=3)],
         "best": [record([0.25, 0.25], accuracy=0.8)],
     }
-    summary = summarise(
+    summary = Results(
         plan(*specs), lambda task, variant: runs[variant.label], target=1.0
     )
     table = task_table(summary, TASK)

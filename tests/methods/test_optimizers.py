@@ -119,7 +119,7 @@ def test_the_rate_in_the_state_follows_the_schedule():
         ("hd", {"momentum": 1.0}, "`momentum` 1.0 is out of range"),
         ("hd", {"learning_rate": 0.0}, "`learning_rate` must be above 0"),
         ("hd", {"discount": 0.5}, "`discount` 0.5 does not apply to method hd"),
-        ("hd", {"rule": "foo"}, "method hd: `rule` must be one of"),
+        ("hd", {"rule": "foo"}, "method hd with inner sgd: unknown rule 'foo'; choose"),
         ("rtho", {"hyper_learning_rate": -1.0}, "`hyper_learning_rate` must lie in"),
         ("marthe", {"rule": "additive"}, "needs a `hyper_learning_rate`"),
         ("marthe", {"discount": 2.0}, "`discount` must lie in .0, 1."),

@@ -10,13 +10,11 @@ import pytest
 from optax import contrib
 
 import hpfree_jax as hp
-from hpfree_jax.data._held_out import Examples
+from hpfree_jax.data import Examples
 from hpfree_jax.methods._contrib import PEERS
-from hpfree_jax.training import METHODS, build_optimizer, resume, square_loss, train
-from hpfree_jax.training._state import start
-from hpfree_jax.training._steps import make_evaluate
-
-from .conftest import read_metrics
+from hpfree_jax.training import METHODS, build_optimizer, resume, train
+from hpfree_jax.training._state import prepare
+from tests.training.conftest import evaluate_on, read_metrics
 
 STEPS = 30
 PARAMS = {"w": jnp.full((2, 2), 0.1), "b": jnp.zeros(())}
@@ -145,17 +143,17 @@ def test_schedule_free_is_evaluated_at_its_average():
 
 
 def test_the_trainer_evaluates_schedule_free_at_its_average(config, digits):
-    task, state = start(config(method="schedule_free_adamw"), digits)
+    task, state = prepare(config(method="schedule_free_adamw"), digits)
     # With z = 0 the average is y / 0.9.
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     inner = state.opt_state.inner_state._replace(z=zeros)
     test = Examples(digits.test_images, digits.test_labels)
-    found = make_evaluate(task, square_loss, test)(
+    found = evaluate_on(task, test)(
         state._replace(opt_state=state.opt_state._replace(inner_state=inner))
     )
     plain = task._replace(method=METHODS["adam"])
     params = jax.tree.map(lambda y: y / 0.9, state.params)
-    expected = make_evaluate(plain, square_loss, test)(state._replace(params=params))
+    expected = evaluate_on(plain, test)(state._replace(params=params))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

@@ -12,7 +12,7 @@ import hpfree_jax as hp
 from hpfree_jax import _auto
 from hpfree_jax.cli import main
 from hpfree_jax.training import build_optimizer, resume, train
-from hpfree_jax.training._state import start
+from hpfree_jax.training._state import prepare
 from tests.training.conftest import TINY, read_metrics, same
 
 NUM_STEPS = 10  # of TINY: 5 an epoch
@@ -68,7 +68,7 @@ def test_auto_is_told_the_batch_size_and_the_length(config, digits):
     """More examples pay for whole orthogonalisation."""
     settings = {"method": "auto", "depth": 3, "width": 64}
     for batch_size in (4, 1024):
-        task, state = start(config(batch_size=batch_size, **settings), digits)
+        task, state = prepare(config(batch_size=batch_size, **settings), digits)
         # 64 x 64: 18 * 64 / (3 * batch_size) of the gradient, by hand.
         is_expensive = 384 / batch_size > _auto.SHARE and _auto.MIN_RANK < 64
         assert (state.opt_state.direction.bases is not None) == is_expensive
@@ -83,7 +83,7 @@ def test_auto_is_told_the_batch_size_and_the_length(config, digits):
 
 
 def test_agd_spectral_is_agd_with_the_spectral_norm(config, digits):
-    task, state = start(config(method="agd_spectral"), digits)
+    task, state = prepare(config(method="agd_spectral"), digits)
     arch = hp.trace_architecture(
         nnx.merge(task.eval_graph, state.params, state.model_state),
         jax.ShapeDtypeStruct((2, *digits.input_shape), np.float32),
