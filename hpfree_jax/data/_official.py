@@ -112,7 +112,7 @@ def prepare(builder: Any) -> None:
     recipe = RECIPES[builder.name]
     remedy = (
         "run this once with a network, or point --data-dir to a TFDS directory that "
-        f"holds a prepared {builder.name} (such as ../shared/tfds)"
+        f"holds a prepared {builder.name}"
     )
     missing = f"dataset {builder.name} is not prepared in {builder.data_dir}"
     manual = Path(builder.data_dir).parent.parent / "downloads" / "manual"
