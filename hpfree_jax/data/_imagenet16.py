@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from hpfree_jax._errors import UserError
-from hpfree_jax.data._digits import encode_png
+from hpfree_jax.data._codec import encode_png
 from hpfree_jax.data._pickles import read_pickle
 
 NUM_CLASSES = 120

@@ -32,17 +32,17 @@ class GPT(nnx.Module):
 
     Args:
       vocabulary: tokens that there are.
-      depth: :math:`n`, blocks.
-      width: numbers that stand for a token, a multiple of ``heads``.
-      heads: of the attention.
-      context: the longest text, in tokens.
+      depth: :math:`n`, transformer blocks.
+      width: embedding width, a multiple of ``heads``.
+      heads: attention heads.
+      context: context length, in tokens.
       dropout: share of numbers set to zero after the embedding and after each branch,
         in [0, 1).
       bias: whether dense layers and normalisations add a bias.
       affine: whether normalisations have a scale.
       tied: whether the readout is the table of tokens; otherwise it is a dense layer
         without a bias.
-      remat: computes the inside of blocks again in the backward pass, to save memory.
+      remat: rematerialises blocks in the backward pass, to save memory.
       scan: runs the blocks in one loop with stacked parameters, a leading axis of size
         ``depth``: compiled once and not ``depth`` times. As Flax has it, a function
         under ``jax.jit`` then needs the model as an argument, or merges it inside.
