@@ -100,17 +100,19 @@ def _line_with_band(
     by_step: dict[int, list[float]] = {}
     for record in records:
         lines = getattr(record, split)
-        for step, value in zip(lines["step"], lines[key], strict=True):
+        points = list(zip(lines["step"], lines[key], strict=True))
+        for step, value in points:
             if value is not None:
                 by_step.setdefault(step, []).append(value)
-        if record.diverged_at is not None and lines["step"] and lines[key][-1]:
-            axes.plot(lines["step"][-1], lines[key][-1], "x", color=style["color"])
+        if record.diverged_at is not None and points and points[-1][1]:
+            axes.plot(*points[-1], "x", color=style["color"])
     steps = sorted(by_step)
-    means = [statistics.fmean(by_step[step]) for step in steps]
+    values = [by_step[step] for step in steps]
+    means = list(map(statistics.fmean, values))
     marker = "o" if len(steps) == 1 else None
     axes.plot(steps, means, linewidth=1.4, marker=marker, **style)
-    if max(map(len, by_step.values()), default=0) > 1:
-        low, high = ([pick(by_step[s]) for s in steps] for pick in (min, max))
+    if max(map(len, values), default=0) > 1:
+        low, high = list(map(min, values)), list(map(max, values))
         axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, lw=0)
     return means
 

@@ -325,22 +325,19 @@ class Results(Generic[RunT]):
         ]
         if not method.grid:
             return variants[0]
-        finals = [[getattr(run, name) for run in own.records] for own in variants]
-        if self.grid_choice == "validation" and any(
-            math.isnan(loss) for own in finals for loss in own
-        ):
-            raise UserError(
-                f"`grid_choice` validation: runs of {method.label} on {task.name} are "
-                "of a version that kept no validation loss; make them in another "
-                "--output-dir, or leave the option out"
-            )
+        means = {}
+        for rate, own in zip(method.grid, variants, strict=True):
+            finals = [getattr(record, name) for record in own.records]
+            if self.grid_choice == "validation" and any(map(math.isnan, finals)):
+                raise UserError(
+                    f"`grid_choice` validation: runs of {method.label} on {task.name} "
+                    "are of a version that kept no validation loss; make them in "
+                    "another --output-dir, or leave the option out"
+                )
+            if finals:
+                means[rate] = statistics.fmean(finals)
         made = [own for own in variants if own.records]
         best = min(made, key=lambda own: own.order(name), default=variants[0])
-        means = {
-            rate: statistics.fmean(own)
-            for rate, own in zip(method.grid, finals, strict=True)
-            if own
-        }
         return dataclasses.replace(best, grid_losses=means)
 
 

@@ -203,8 +203,10 @@ def speeds(results: Results) -> Table:
         *("method", "steps to target loss", "tasks where reached"),
         *("time per step", "time to target loss"),
     )
-    title = "Steps and time to the tuned Adam's final training loss, over the tuned "
-    return Table(title + "Adam's own; time per step over AdamW's", headings, rows)
+    title = (
+        "Steps to the tuned Adam's final training loss, over the steps of the task; "
+    )
+    return Table(title + "time per step over AdamW's", headings, rows)
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
