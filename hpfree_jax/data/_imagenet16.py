@@ -87,7 +87,7 @@ def read_batch_file(path: Path, checksum: str) -> tuple[np.ndarray, np.ndarray]:
     if found != checksum:
         raise UserError(
             f"{path} is damaged: its MD5 is {found}, the authors' file has {checksum}; "
-            "fetch it anew"
+            "fetch it again"
         )
     content = read_pickle(path)
     try:
