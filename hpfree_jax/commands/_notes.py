@@ -14,8 +14,11 @@ class _NotePrinter(logging.Handler):
 def printed_notes() -> Iterator[None]:
     """Prints each warning of the library's logger as ``note: ...`` within the block."""
     logger, printer = logging.getLogger("hpfree_jax"), _NotePrinter(logging.WARNING)
+    propagate = logger.propagate
     logger.addHandler(printer)
+    logger.propagate = False  # absl, which Orbax uses, prints them on stderr too
     try:
         yield
     finally:
         logger.removeHandler(printer)
+        logger.propagate = propagate

@@ -7,10 +7,14 @@ from typing import Annotated
 import tyro
 
 from hpfree_jax.commands._arguments import parse_arguments
-from hpfree_jax.training import StoppedError, TrainResult, resume, train
-from hpfree_jax.training._config import TrainConfig
-from hpfree_jax.training._run_directory import RunDirectory
-from hpfree_jax.training._train import resume_command
+from hpfree_jax.training import (
+    StoppedError,
+    TrainConfig,
+    TrainResult,
+    resume,
+    train,
+)
+from hpfree_jax.training.engine import RunDirectory, resume_command
 
 PROGRAM = "hpfree train"
 INTERRUPTED = 130

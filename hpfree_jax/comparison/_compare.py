@@ -20,7 +20,7 @@ from hpfree_jax.comparison._runner import Runner, Stopped
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
 from hpfree_jax.data import AnyDataset, open_dataset
 from hpfree_jax.models import MODELS
-from hpfree_jax.training import Progress, Reporter
+from hpfree_jax.training import Progress
 from hpfree_jax.training.engine import (
     LOCK,
     Interrupt,
@@ -44,7 +44,7 @@ class Comparison:
 def compare(
     config: CompareConfig,
     tasks: Sequence[TaskSpec] | None = None,
-    progress: Reporter | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Runs what is not there yet of a comparison; writes the table and the report.
 
@@ -100,7 +100,7 @@ class _Session:
         directory: Path,
         datasets: Mapping[str, AnyDataset],  # by the task's name
         parallel: str,
-        progress: Reporter,
+        progress: Progress,
     ):
         self._plan, self._directory = plan, directory
         self._datasets, self._parallel = datasets, parallel

@@ -10,7 +10,6 @@ from hpfree_jax.training._losses import LOSSES as LOSSES
 from hpfree_jax.training._losses import cross_entropy_loss as cross_entropy_loss
 from hpfree_jax.training._losses import square_loss as square_loss
 from hpfree_jax.training._progress import Progress as Progress
-from hpfree_jax.training._progress import Reporter as Reporter
 from hpfree_jax.training._session import DivergedError as DivergedError
 from hpfree_jax.training._session import TrainResult as TrainResult
 from hpfree_jax.training._state import TrainState as TrainState

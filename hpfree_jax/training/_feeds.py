@@ -11,16 +11,25 @@ from hpfree_jax.training._state import Task
 from hpfree_jax.training._steps import ResidentData, make_orders
 
 
-class ResidentFeed:
-    """Data that lies on the device; the step alone says where a run is.
+class Feed:
+    """The training data of one seed, or of several at once.
+
+    Resident data lies on the device, and the step alone says where a run is. Any other
+    is a stream of batches, which are read while the device computes.
 
     Args:
       tasks: of the seeds.
+      batch_sharding: of a stream's global batch, of which each process reads its part;
+        None: the batch goes to the default device.
     """
 
-    stall_seconds: float | None = None  # nothing is waited for
-
-    def __init__(self, tasks: Sequence[Task]):
+    def __init__(self, tasks: Sequence[Task], batch_sharding: Sharding | None = None):
+        self._sharding, self._streams = batch_sharding, []
+        if not tasks[0].dataset.is_resident:
+            self._streams = [
+                task.dataset.train_batches(task.batch_size, task.seed) for task in tasks
+            ]
+            return
         # Seeds differ in the order of the data, and in the data if some is held out.
         different = tasks if tasks[0].held_out is not None else tasks[:1]
         arrays = [jax.device_put(task.dataset.train_arrays) for task in different]
@@ -29,47 +38,27 @@ class ResidentFeed:
         self._steps_per_epoch = tasks[0].steps_per_epoch
         self._epoch, self._data = -1, None
 
-    def read(self, step: int) -> ResidentData:
-        """Returns what the steps of the epoch of this step read."""
+    @property
+    def stall_seconds(self) -> float | None:
+        """Time that was spent waiting for streams; None for resident data."""
+        if not self._streams:
+            return None
+        return sum(stream.stall_seconds for stream in self._streams)
+
+    def read(self, step: int) -> Any:
+        """Returns what :func:`make_step` takes for the step after this one.
+
+        That is the data of its epoch, or inputs and targets of the next batch.
+        """
+        if self._streams:
+            return self._next_batch()
         epoch = step // self._steps_per_epoch
-        if self._data is None or epoch != self._epoch:
+        if epoch != self._epoch:
             orders = stack([order(epoch) for order in self._orders])
             self._epoch, self._data = epoch, ResidentData(self._examples, *orders)
         return self._data
 
-    def get_state(self) -> None:
-        """Returns None: there is nothing to store."""
-
-    def set_state(self, state: Any) -> None:
-        """Does nothing."""
-
-    def close(self) -> None:
-        """Does nothing."""
-
-
-class StreamFeed:
-    """Batches that are read while the device computes, one step at a time.
-
-    Args:
-      tasks: of the seeds.
-      batch_sharding: of the global batch, of which each process reads its part; None:
-        the batch goes to the default device.
-    """
-
-    def __init__(self, tasks: Sequence[Task], batch_sharding: Sharding | None = None):
-        self._streams = [
-            task.dataset.train_batches(task.batch_size, task.seed) for task in tasks
-        ]
-        self._sharding = batch_sharding
-
-    @property
-    def stall_seconds(self) -> float:
-        """Time that was spent waiting for batches."""
-        return sum(stream.stall_seconds for stream in self._streams)
-
-    def read(self, step: int) -> tuple:
-        """Returns inputs and targets of the next step, whatever its number."""
-        del step
+    def _next_batch(self) -> tuple:
         batch = stack([next(stream)[:2] for stream in self._streams])
         if self._sharding is None:
             return batch
@@ -91,23 +80,12 @@ class StreamFeed:
             stream.close()
 
 
-Feed = ResidentFeed | StreamFeed
-
-
-def make_feed(tasks: Sequence[Task], batch_sharding: Sharding | None = None) -> Feed:
-    """Opens the training data of one seed, or of several at once."""
-    if tasks[0].dataset.is_resident:
-        return ResidentFeed(tasks)
-    return StreamFeed(tasks, batch_sharding)
-
-
 def compile_steps(step: Callable, feed: Feed, state: Any, first: int, num_steps: int):
     """Compiles and tries steps on a copy of the state; the feed stays where it is."""
     place = feed.get_state()
     copy = jax.tree.map(lambda x: x.copy(), state)
     jax.block_until_ready(step(copy, feed.read(first), num_steps))
-    if place is not None:
-        feed.set_state(place)
+    feed.set_state(place)
 
 
 def stack(trees: Sequence[Any]) -> Any:

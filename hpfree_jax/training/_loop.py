@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from hpfree_jax.training._evaluation import Evaluate, make_evaluations, make_sums
-from hpfree_jax.training._feeds import Feed, compile_steps, make_feed, stack, take
-from hpfree_jax.training._progress import Reporter
+from hpfree_jax.training._feeds import Feed, compile_steps, stack, take
+from hpfree_jax.training._progress import Progress
 from hpfree_jax.training._state import Task, TrainState
 from hpfree_jax.training._steps import StepShardings, make_step
 
@@ -87,7 +87,7 @@ class Window:
     seconds_per_step: float | None  # None if no step was made
     num_timed: int  # steps that this is the mean of
     stall_seconds: float | None  # of these, waited for data; None for resident data
-    data_state: list[dict[str, Any]] | None  # of each seed's stream, for a checkpoint
+    data_state: list[dict[str, Any]]  # of each seed's stream, for a checkpoint
     evaluations: list[dict[str, Evaluate]]  # by seed and split
 
     def evaluate(self, seed: int = 0) -> dict[str, tuple[float, float]]:
@@ -115,7 +115,7 @@ def windows(
     data_state: list[dict[str, Any]] | None = None,
     shardings: StepShardings | None = None,
     stop: Callable[[], bool] = lambda: False,
-    progress: Reporter | None = None,
+    progress: Progress | None = None,
 ) -> Generator[Window, None, None]:
     """Trains from one state a seed to the last step, and yields each window.
 
@@ -141,7 +141,7 @@ def windows(
     Raises:
       UserError: if ``data_state`` is of another stream.
     """
-    progress = progress or Reporter()
+    progress = progress or Progress(is_quiet=True)
     evaluations = make_evaluations(tasks, functions.sums, test_examples)
     state, step = stack(states), int(states[0].step)
     rows = [] if pending is None or not pending.size else [pending]
@@ -149,7 +149,7 @@ def windows(
     if not tasks[0].dataset.is_resident or (on_cpu and steps_per_call is None):
         steps_per_call = 1
     calls = Calls(intervals, tasks[0].steps_per_epoch, steps_per_call)
-    feed = make_feed(tasks, None if shardings is None else shardings.batch)
+    feed = Feed(tasks, None if shardings is None else shardings.batch)
 
     def window(is_complete: bool) -> Window:
         return Window(

@@ -11,51 +11,33 @@ PATIENCE = 20  # seconds before a line says what is being waited for
 INTERVAL = 60  # seconds between lines within an epoch
 
 
-class Reporter:
-    """Is told how far a run is, and shows nothing; :class:`Progress` does."""
-
-    def say(self, text: str) -> None:
-        """Shows a line."""
-
-    @contextlib.contextmanager
-    def steps(self, total_steps: int, first_step: int = 0) -> Iterator[None]:
-        """Covers the training; a resumed run begins after ``first_step`` steps."""
-        del total_steps, first_step
-        yield
-
-    def advance(self, num_steps: int) -> None:
-        """Counts steps that were started."""
-
-    def report(self, text: str) -> None:
-        """Shows one line of results."""
-
-    @contextlib.contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
-        """Covers a time without steps, after which they begin."""
-        del what
-        yield
-
-
-class Progress(Reporter):
+class Progress:
     """Prints how far a run is.
 
     On a terminal that is a bar. Without one, results are lines; where they are more
     than a minute apart, a line between them says how far the run is.
+
+    Args:
+      is_quiet: whether to print nothing.
     """
 
-    _bar = None
+    def __init__(self, is_quiet: bool = False):
+        self._is_quiet, self._bar = is_quiet, None
+        self._total_steps = self._first_step = self._step = 0
+        self._begin = self._latest_line = time.monotonic()
 
     def say(self, text: str) -> None:
         """Prints a line."""
-        print(text, flush=True)
+        if not self._is_quiet:
+            print(text, flush=True)
 
     @contextlib.contextmanager
     def steps(self, total_steps: int, first_step: int = 0) -> Iterator[None]:
-        """Shows the bar while the block runs, if standard error is a terminal."""
+        """Covers the training; a resumed run begins after ``first_step`` steps."""
         self._total_steps = total_steps
         self._first_step = self._step = first_step
         self._begin = self._latest_line = time.monotonic()
-        if not sys.stderr.isatty():
+        if self._is_quiet or not sys.stderr.isatty():
             yield
             return
         from rich import progress

@@ -19,7 +19,7 @@ from hpfree_jax.training._evaluation import NonFiniteLoss
 from hpfree_jax.training._files import writing
 from hpfree_jax.training._interrupt import Interrupt
 from hpfree_jax.training._loop import Intervals, Window, make_functions, windows
-from hpfree_jax.training._progress import Reporter
+from hpfree_jax.training._progress import Progress
 from hpfree_jax.training._run_directory import RunDirectory
 from hpfree_jax.training._sample import draw_text
 from hpfree_jax.training._state import Task, TrainState
@@ -62,31 +62,18 @@ class _End(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """What a session needs of the configuration, and where it writes.
-
-    Args:
-      task: the static parts of the run.
-      intervals: when metrics, evaluations and checkpoints are due.
-      directory: of the run.
-      checkpoints: its checkpoints, open.
-      progress: is told how far the run is.
-      title: of the curves: model, dataset and method.
-      begin: when the session began, as :func:`time.perf_counter` tells it.
-      steps_per_call: see :func:`windows`.
-      test_examples: see :func:`windows`.
-      sample_tokens: tokens to draw from a language model at the end.
-    """
+    """What a session needs of the configuration, and where it writes."""
 
     task: Task
-    intervals: Intervals
+    intervals: Intervals  # when metrics, evaluations and checkpoints are due
     directory: RunDirectory
     checkpoints: Checkpoints
-    progress: Reporter
-    title: str
-    begin: float
-    steps_per_call: int | None = None
-    test_examples: int | None = None
-    sample_tokens: int = 0
+    progress: Progress
+    title: str  # of the curves: model, dataset and method
+    begin: float  # when the session began, by time.perf_counter()
+    steps_per_call: int | None = None  # see `windows`
+    test_examples: int | None = None  # the same
+    sample_tokens: int = 0  # to draw from a language model at the end
 
     def run(self, restored: Restored) -> TrainResult:
         """Trains to the last step, or to an interruption; writes all files.
@@ -126,6 +113,8 @@ class Session:
         with Interrupt() as interrupt:  # a picture takes a second: finish it
             self._write_results(summary, end.state.opt_state)
             sample = None if interrupted else self._write_sample(end.state)
+        optional = ("validation_accuracy", "validation_loss", "test_perplexity")
+        speeds = ("images_per_second", "tokens_per_second")
         return TrainResult(
             self.directory.path,
             end.state,
@@ -134,13 +123,9 @@ class Session:
             interrupted or interrupt.requested,
             summary["test_accuracy"],
             summary["test_loss"],
-            summary.get("images_per_second"),
-            summary["seconds"],
-            summary.get("validation_accuracy"),
-            summary.get("validation_loss"),
-            summary.get("test_perplexity"),
-            summary.get("tokens_per_second"),
-            sample,
+            seconds=summary["seconds"],
+            sample=sample,
+            **{name: summary.get(name) for name in (*optional, *speeds)},
         )
 
     def _train(self, restored: Restored) -> _End:

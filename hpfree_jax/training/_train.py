@@ -20,7 +20,7 @@ from hpfree_jax.training._config import TrainConfig, check_resumable
 from hpfree_jax.training._files import WriteError, default_directory, lock
 from hpfree_jax.training._loop import Intervals
 from hpfree_jax.training._memory import check_state_fits, enough_memory
-from hpfree_jax.training._progress import Progress, Reporter
+from hpfree_jax.training._progress import Progress
 from hpfree_jax.training._run_directory import RunDirectory
 from hpfree_jax.training._session import LOGGER, Session, TrainResult, last_good
 from hpfree_jax.training._state import Task, TrainState, check_fits, prepare
@@ -41,7 +41,7 @@ class StoppedError(KeyboardInterrupt):
         self.directory = directory
 
 
-def train(config: TrainConfig, progress: Reporter | None = None) -> TrainResult:
+def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
     """Trains a network from the beginning and writes the directory of the run.
 
     Args:
@@ -70,7 +70,7 @@ def train(config: TrainConfig, progress: Reporter | None = None) -> TrainResult:
 def resume(
     directory: Path | str,
     changes: Mapping[str, Any] | None = None,
-    progress: Reporter | None = None,
+    progress: Progress | None = None,
 ) -> TrainResult:
     """Continues a run from its newest checkpoint, as if it had not stopped.
 
@@ -131,7 +131,7 @@ def _session(
     task: Task,
     directory: RunDirectory,
     checkpoints: Checkpoints,
-    progress: Reporter | None,
+    progress: Progress | None,
     begin: float,
 ) -> Session:
     """Reads from the configuration what the session needs, in steps."""

@@ -19,8 +19,10 @@ from hpfree_jax.training._loop import Window as Window
 from hpfree_jax.training._loop import make_functions as make_functions
 from hpfree_jax.training._loop import windows as windows
 from hpfree_jax.training._memory import enough_memory as enough_memory
+from hpfree_jax.training._run_directory import RunDirectory as RunDirectory
 from hpfree_jax.training._state import Task as Task
 from hpfree_jax.training._state import prepare as prepare
 from hpfree_jax.training._steps import ResidentData as ResidentData
 from hpfree_jax.training._steps import StepShardings as StepShardings
 from hpfree_jax.training._steps import make_step as make_step
+from hpfree_jax.training._train import resume_command as resume_command

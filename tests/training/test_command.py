@@ -183,7 +183,9 @@ def test_other_versions_are_noted(run, tmp_path, capsys):
     stored["versions"]["optax"] = "0.1"
     file.write_text(json.dumps(stored))
     assert main(["train", "--resume", str(tmp_path / "run"), "--epochs=3"]) == 0
-    notes = [x for x in capsys.readouterr().out.splitlines() if x.startswith("note: ")]
+    out, err = capsys.readouterr()
+    assert err == ""
+    notes = [x for x in out.splitlines() if x.startswith("note: ")]
     assert len(notes) == 1
     assert notes[0].startswith("note: optax 0.1 became ")
 
