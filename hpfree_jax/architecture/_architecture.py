@@ -25,14 +25,14 @@ class Architecture(LayerGraph):
         c_v(d) = \sum_{u \to v} c_u(d - [v \text{ is a layer}]), \qquad
         c_\text{input}(d) = [d = 0],
 
-    so that paths are counted node by node and never listed. All counts are exact
-    Python integers.
+    so that paths are counted node by node, without being enumerated. All counts are
+    exact Python integers.
 
     Attributes:
       nodes: in the order of execution, so that edges point forward.
-      outputs: numbers of the nodes that the model returns.
+      outputs: indices of the nodes that the model returns.
       layers: one for each weight, in the order of first use. A stack of layers is one
-        entry here and as many nodes as it has slices.
+        entry here, and one node for each slice.
       vectors: biases, scales and shifts.
       leaves: (path, shape) of every floating-point parameter.
       returned_leaves: paths of parameters that the model returns and applies to no
@@ -50,8 +50,8 @@ class Architecture(LayerGraph):
         Besides the layers whose path is ``prefix`` or starts with ``prefix/``, it holds
         the sums and joins that combine nothing but these and what feeds them (a
         residual sum at the end of the block, say). What feeds them are its inputs, and
-        what the rest of the model uses are its outputs. In-degrees and leaders stay
-        what they are in the whole model.
+        what the rest of the model uses are its outputs. In-degrees and leaders are
+        those of the whole model.
 
         Raises:
           ValueError: if no layer lies under ``prefix``.
@@ -122,25 +122,26 @@ class Architecture(LayerGraph):
         params: PyTree | None = None,
         overrides: dict[str, Matrix | Vector | None] | None = None,
     ) -> Layout:
-        """The exact :class:`hpfree_jax.Layout` of the model, for AGD.
+        """The exact layout of the model, a :class:`hpfree_jax.Layout`, for AGD.
 
         See :func:`hpfree_jax.architecture.layout_of`.
         """
         return layout_of(self, params, overrides)
 
     def summary(self) -> str:
-        """The layers, vectors and path statistics, as a table to print."""
+        """A table of the layers and vectors, and the path statistics, as text."""
         return _draw.summary(self)
 
     def to_dot(self) -> str:
-        """The graph in the language of Graphviz."""
+        """The graph in Graphviz's DOT language."""
         return _draw.to_dot(self)
 
     def plot(self, ax: Any = None) -> Any:
         """Draws the graph with matplotlib, inputs on top, and returns the axes.
 
         Args:
-          ax: matplotlib axes to draw on; None makes a figure of a fitting size.
+          ax: matplotlib axes to draw on; if not given, those of a new figure whose size
+            fits the graph.
 
         Raises:
           ImportError: if matplotlib is not installed.

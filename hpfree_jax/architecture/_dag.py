@@ -72,9 +72,9 @@ def parse_dag(code: str) -> Dag:
     r"""Reads a DAG of the paper's family.
 
     ``"a_bb_ccc"`` lists, for node 1, 2, 3, ..., the edge from each earlier node: 0
-    none, 1 a skip, 2 a layer. Any number of nodes will do.
+    none, 1 a skip, 2 a layer. There may be any number of nodes.
 
-    Two deliberate differences from the published code: paths without a layer are
+    Two differences from the published code: paths without a layer are
     counted one by one, where the code makes all of them a single path of depth 0; and
     a DAG without a path from node 0 to the last node is an error, where the code gives
     it the depth 0.

@@ -10,7 +10,7 @@ COLORS = {"input": "#d9d9d9", "layer": "#a6cee3", "sum": "#fdbf6f", "join": "#b2
 
 
 def summary(arch: LayerGraph) -> str:
-    """The layers, vectors and path statistics, as a table to print."""
+    """A table of the layers and vectors, and the path statistics, as text."""
     shapes = dict(arch.leaves)
     rows = [
         (
@@ -105,7 +105,7 @@ def _layer_label(layer: Layer, fan_in: int) -> str:
 
 
 def to_dot(arch: LayerGraph) -> str:
-    """The graph in the language of Graphviz."""
+    """The graph in Graphviz's DOT language."""
     lines = ["digraph architecture {", "  rankdir=TB;", "  node [style=filled];"]
     for index, (node, label) in enumerate(
         zip(arch.nodes, labels_of(arch), strict=True)
@@ -201,7 +201,7 @@ def _draw_edges(
 
 
 def _bend(ax: Any, start: tuple[float, float], end: tuple[float, float]) -> float:
-    """How much an arrow must bend to pass beside the nodes of a column."""
+    """The curvature with which an arrow passes beside the nodes of a column."""
     to_pixels = ax.transData.transform
     (x0, y0), (x1, y1) = to_pixels([start, end])
     column = to_pixels((1, 0))[0] - to_pixels((0, 0))[0]

@@ -17,11 +17,11 @@ class LeafAxes:
     """What the axes of one leaf of a layer do; see :class:`hpfree_jax.Matrix`.
 
     Attributes:
-      path: of the leaf.
-      in_axes: summed over.
-      out_axes: kept in the output.
+      path: path of the leaf in the parameters.
+      in_axes: axes that are summed over.
+      out_axes: axes that are kept in the output.
       position_axes: spatial axes of a kernel.
-      stack_axes: along which independent layers are stacked.
+      stack_axes: axes along which independent layers are stacked.
       is_factor: whether it is one of several leaves multiplied together, as the two
         of a low-rank product.
       is_last: whether its output axes are those of the layer.
@@ -38,17 +38,17 @@ class LeafAxes:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    r"""A weight that is contracted with signals, in all its uses.
+    r"""A weight that is contracted with signals, with all its uses.
 
     Attributes:
-      path: of its leaf in the parameters; the first of :attr:`leaves`.
-      kind: ``"dense"``, ``"conv"`` or ``"embedding"`` (a lookup, or a product with a
-        one-hot encoding), that of its first use.
+      path: path of its leaf in the parameters; the first of :attr:`leaves`.
+      kind: kind of its first use: ``"dense"``, ``"conv"`` or ``"embedding"`` (a lookup,
+        or a product with a one-hot encoding).
       fan_in: inputs summed into one unit: the kernel window included, divided by the
         groups of a convolution; for an embedding the number of rows.
       fan_out: units that one input is summed into.
-      kernel_size: of a convolution, one number for each spatial axis, else empty.
-      in_axes: axes of the leaf summed over.
+      kernel_size: one number for each spatial axis of a convolution, else empty.
+      in_axes: axes of the leaf that are summed over.
       out_axes: axes of the leaf that the output keeps.
       position_axes: spatial axes of the leaf.
       stack_axes: axes of the leaf along which independent layers are stacked.
@@ -57,19 +57,19 @@ class Layer:
       source_in_degree: branches of the sum that feeds it, else 1.
       uses: how often each of its weights is applied: 2 for a tied embedding, the
         number of steps for a recurrent layer, 1 for each slice of a stack.
-      leaves: every leaf it is made of, and what their axes do: three for a low-rank
-        adaptation ``W + A @ B``.
+      leaves: all leaves it is made of, with the roles of their axes: three for a
+        low-rank adaptation ``W + A @ B``.
       readout_fan_in: its fan-in where it produces an output of the model, else 0.
-      splits: into how many parts, used apart, its output is cut: 3 for a fused
-        projection to queries, keys and values.
-      residual_blocks: of a layer whose output is added to a residual stream, how many
-        blocks add to that stream; else 1.
-      num_inputs: how many input vectors each of its matrices is applied to in the
-        traced batch, over all its uses: examples times positions of the output; of
-        a lookup, the rows. Of a stack, those of the slice that gets most. The forward
-        pass of a product takes ``2 * fan_in * n * num_inputs`` operations for each
-        slice, ``n`` being the product of the sizes of :attr:`out_axes`. 0 where it is
-        not known: of a layer that was made by hand.
+      splits: the number of parts, used separately, that its output is split into: 3 for
+        a fused projection to queries, keys and values.
+      residual_blocks: the number of blocks that add to a residual stream, for a layer
+        whose output is added to one; else 1.
+      num_inputs: the number of input vectors that each of its matrices is applied to
+        in the traced batch, over all its uses: examples times output positions, or the
+        rows that are looked up. For a stack, that of the slice with the most. The
+        forward pass of a product takes ``2 * fan_in * n * num_inputs`` operations for
+        each slice, where ``n`` is the product of the sizes of :attr:`out_axes`. 0 if it
+        is not known, for a layer made by hand.
     """
 
     path: str
@@ -96,14 +96,14 @@ class VectorLeaf:
     """A parameter that scales or shifts signals, and the layer that it follows.
 
     Attributes:
-      path: of the leaf.
-      leader: path of the layer that feeds it (the latest one upstream; where that is
-        stacked otherwise, the nearest that fits), or None where none fits.
-      stack_axes: axes of the leaf along which layers are stacked, like its leader.
+      path: path of the leaf in the parameters.
+      leader: path of the layer that feeds it (the latest one upstream; if that is
+        stacked differently, the nearest that fits), or None if none fits.
+      stack_axes: axes of the leaf along which layers are stacked, as in its leader.
       role: ``"scale"``, ``"shift"``, or ``"weight_scale"`` for a factor of weights.
       is_offset: whether a constant is added to it first, as in ``1 + scale``.
-      in_axes: axes of a leaf of several axes that are contracted with
-        constants, or with other such parameters, and never with a signal.
+      in_axes: axes that are contracted with constants, or with other such parameters,
+        and never with a signal; empty for most vectors.
     """
 
     path: str
@@ -125,10 +125,11 @@ class Node:
 
     Attributes:
       kind: ``"input"``, ``"layer"``, ``"sum"`` or ``"join"``.
-      preds: numbers of the nodes that feed it, all before it; a sum lists each branch.
-      layer: for a layer, its place in :attr:`Architecture.layers`, else -1.
+      preds: indices of the nodes that feed it, all smaller than its own; a sum lists
+        each branch.
+      layer: for a layer, its index in :attr:`Architecture.layers`, else -1.
       fan_in: for a layer, the fan-in of this use of it, else 0.
-      label: for an input, which one.
+      label: for an input, its name.
     """
 
     kind: NodeKind

@@ -1,4 +1,4 @@
-"""Draws every parameter of a traced model at the scale that its graph asks for."""
+"""Initial values for the parameters of a traced model, scaled by its graph."""
 
 import math
 from typing import Literal, get_args
@@ -28,7 +28,7 @@ def initialize(
     fan: Fan = "fan_in",
     degree: Degree = "target",
 ) -> PyTree:
-    r"""Draws all parameters of a traced model anew.
+    r"""Initialises all parameters of a traced model.
 
     Scheme ``"principled"``: weights are normal, with mean 0 and standard deviation
 
@@ -40,16 +40,16 @@ def initialize(
     *target*: the number of branches of the sum that the layer's output goes to and
     nowhere else, else 1. A readout is a layer whose output the model returns.
 
-    What that keeps level: where a node sums linear maps,
+    What this preserves: where a node sums linear maps,
     :math:`z = \sum W \sigma(z')` as in the paper's equation 1, and :math:`\sigma` is
     the ReLU, every node has exactly the second moment of the first, in expectation.
     Where a node sums activations, :math:`x = \sum \sigma(W x')` as in the published
     code, the target's in-degree keeps the sums :math:`x` level up to the cross terms
     of the ReLUs' positive means, and makes the pre-activations smaller; the source's
-    in-degree does it the other way round. Neither handles skips: an identity branch
+    in-degree does the reverse. Neither handles skips: an identity branch
     cannot be scaled, so that a chain of residual sums still grows.
 
-    The rest is convention:
+    Conventions:
 
     - An embedding is a lookup of one row: its fan-in is taken as 1, not as the number
       of rows. Tied to a readout it is drawn as a readout, with the readout's fan-in.
@@ -79,7 +79,8 @@ def initialize(
       A pytree like ``params``, of arrays.
 
     Raises:
-      ValueError: if a word is unknown, or ``params`` belong to another model.
+      ValueError: if a choice is unknown, or ``params`` are not those of the traced
+        model.
 
     References:
       Chen et al., `Principled Architecture-aware Scaling of Hyperparameters

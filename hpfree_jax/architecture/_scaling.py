@@ -28,7 +28,7 @@ def scale_learning_rate(
     kernel_size: int = 3,
     base_kernel_size: int = 3,
 ) -> float:
-    r"""Carries the learning rate of a base network over to another architecture.
+    r"""Transfers the learning rate of a base network to another architecture.
 
     With :math:`L_p` the number of layers on path :math:`p`, over all paths from an
     input to an output, and :math:`q` the kernel size,
@@ -48,17 +48,16 @@ def scale_learning_rate(
     Args:
       base_learning_rate: the largest rate that trains the base network, see
         :func:`find_max_learning_rate`.
-      depths: of the network to be trained, every layer counted, stem and readout
-        included: an :class:`Architecture`, a :class:`Dag` (use
-        :meth:`Dag.with_layers`), ``{depth: number of paths}``, or the depths of the
-        paths one by one.
-      base_depths: of the base network, the same way; stem, one hidden layer and
-        readout by default.
-      kernel_size: of the network's convolutions.
-      base_kernel_size: of the base network's convolutions.
+      depths: path depths of the network to be trained, with its stem and readout: an
+        :class:`Architecture`, a :class:`Dag` (use :meth:`Dag.with_layers`), ``{depth:
+        number of paths}``, or one depth for each path.
+      base_depths: depths of the base network, in the same forms; by default a stem, one
+        hidden layer and a readout.
+      kernel_size: kernel size of the network's convolutions.
+      base_kernel_size: kernel size of the base network's convolutions.
 
     Returns:
-      The learning rate. It warns where the factor is below 1e-2.
+      The learning rate. Warns if the factor is below 1e-2.
 
     Raises:
       ValueError: if a rate, kernel size, depth or count is not positive, or if there
@@ -105,19 +104,19 @@ def find_max_learning_rate(
     """Finds the learning rate with the lowest training loss at the end of a short run.
 
     The first step of the recipe: search once on the smallest network of a family, for
-    one epoch, and carry the rate over with :func:`scale_learning_rate`.
+    one epoch, and transfer the rate with :func:`scale_learning_rate`.
 
     Args:
       run: ``run(learning_rate) -> losses`` of shape (steps,), a pure function that
-        trains from the same start each time. Only the last loss counts.
+        trains from the same initial state each time. Only the last loss counts.
       candidates: learning rates to try, a sequence of positive numbers.
       vectorize: runs all candidates in one ``jax.vmap``; False runs one after the
         other, which needs less memory and suits convolutional networks on the CPU.
         Either way ``run`` is compiled once.
 
     Returns:
-      The candidate of the lowest last loss, the smaller one of equals. A run with a
-      non-finite loss never wins.
+      The candidate of the lowest last loss, the smaller one if tied. A run with a
+      non-finite loss is never chosen.
 
     Raises:
       ValueError: if a candidate is not positive and finite, if ``run`` does not return

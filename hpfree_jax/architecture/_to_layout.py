@@ -9,7 +9,7 @@ from hpfree_jax._paths import is_under, left_out, named_leaves
 from hpfree_jax.architecture._graph import Layer, LayerGraph, LeafAxes, VectorLeaf
 from hpfree_jax.layouts import Layout, Matrix, Vector
 
-_OTHER_MODEL = "These are parameters of another model than the one traced: "
+_OTHER_MODEL = "These parameters are not those of the traced model: "
 
 
 def layout_of(
@@ -19,27 +19,29 @@ def layout_of(
 ) -> Layout:
     r"""Makes the exact layout of a traced model, for :func:`hpfree_jax.agd`.
 
-    - Every leaf of a layer is a :class:`hpfree_jax.Matrix` whose axes have the roles
-      that they have in the computation, whatever the order in which they are stored.
-    - A layer whose output (or weight) is cut into :math:`k` parts that are used apart,
-      such as a fused projection to queries, keys and values, is :math:`k` layers:
+    - Every leaf of a layer is a :class:`hpfree_jax.Matrix`. The roles of its axes are
+      those of the computation, independent of the order in which they are stored.
+    - A layer whose output (or weight) is split into :math:`k` parts that are used
+      separately, such as a fused projection to queries, keys and values, counts as
+      :math:`k` layers:
       scale divisor :math:`m = k`, depth count :math:`n = k`.
-    - A layer whose output is added to a residual stream has :math:`m` the number of
-      blocks that add to that stream, :math:`n = 1`. A block is counted once, however
-      many residual sums it has: the branches of the most frequent make are counted.
-    - A vector follows the layer that feeds it. Where that one is stacked and the
-      vector is not, or the other way round, it follows the layer nearest in the order
-      of execution whose stack fits.
+    - A layer whose output is added to a residual stream has :math:`n = 1` and, as
+      :math:`m`, the number of blocks that add to that stream. A block is counted once,
+      however many residual sums it has: branches with the same kinds and fans of layers
+      are counted together, and the largest count is taken.
+    - A vector follows the layer that feeds it. If that layer is stacked and the vector
+      is not, or vice versa, it follows the nearest layer in the order of execution
+      that is stacked in the same way.
     - A leaf of a tied layer has the axes and divisors of its first use.
 
     Args:
       arch: from :func:`trace_architecture`.
-      params: if given, checked to be parameters of this very architecture.
-      overrides: rules by path, used as they are.
+      params: if given, they are checked to be parameters of this architecture.
+      overrides: rules by path, which replace those of the graph.
 
     Raises:
-      ValueError: if ``params`` belong to another model (the message names the first
-        path that differs), or a leaf has no rule.
+      ValueError: if ``params`` are not those of the traced model (the message names the
+        first path that differs), or if a leaf has no rule.
     """
     if params is not None:
         check_params(arch, params)
@@ -48,8 +50,8 @@ def layout_of(
     for path in overrides:
         if path not in shapes:
             raise ValueError(
-                f"`overrides` names `{path}`, which is no floating-point parameter of "
-                "the traced model."
+                f"`overrides` names `{path}`, which is not a floating-point parameter "
+                "of the traced model."
             )
     rules: dict[str, Matrix | Vector | None] = {}
     for layer in arch.layers:
@@ -114,5 +116,5 @@ def check_params(arch: LayerGraph, params: PyTree) -> None:
     for path, shape in found.items():
         if path not in known:
             raise ValueError(
-                f"{_OTHER_MODEL}the traced one has no `{path}` of shape {shape}."
+                f"{_OTHER_MODEL}the model has no `{path}` of shape {shape}."
             )

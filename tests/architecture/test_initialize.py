@@ -163,7 +163,7 @@ def test_bad_arguments_are_named():
             hp.initialize(key, params, arch, **{name: "he"})
     with pytest.raises(ValueError, match="belong to the scheme"):
         hp.initialize(key, params, arch, "agd", fan="fan_out")
-    with pytest.raises(ValueError, match=r"of another model.*`a`"):
+    with pytest.raises(ValueError, match=r"not those of the traced model.*`a`"):
         hp.initialize(key, {"a": shape(4, 5)}, arch)
     with pytest.raises(ValueError, match="`in_degree` must lie in"):
         architecture_aware(0)

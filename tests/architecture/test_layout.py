@@ -237,7 +237,7 @@ def test_a_parameter_that_only_meets_constants_is_a_matrix():
             r"`b` has the shape \(8, 3\), not \(8, 2\)",
         ),
         (lambda p: {"a": p["a"]}, r"`b` of shape \(8, 2\) is missing"),
-        (lambda p: p | {"c": shape(1)}, "the traced one has no `c` of shape"),
+        (lambda p: p | {"c": shape(1)}, "the model has no `c` of shape"),
     ],
 )
 def test_params_of_another_model_name_the_first_path_that_differs(change, message):

@@ -21,11 +21,11 @@ from hpfree_jax.architecture._tracer._values import (
 
 @dataclasses.dataclass
 class RawNode:
-    """A node of the growing graph; ``direct[i]``: ``preds[i]`` comes unmodified."""
+    """A node of the growing graph; ``unmodified[i]``: ``preds[i]`` comes unmodified."""
 
     kind: NodeKind
     preds: tuple[int, ...]
-    direct: tuple[bool, ...] = ()
+    unmodified: tuple[bool, ...] = ()
     application: int = -1
     label: str = ""
 
@@ -136,11 +136,11 @@ class Builder:
         self,
         kind: NodeKind,
         preds: Sequence[int] = (),
-        direct: Sequence[bool] = (),
+        unmodified: Sequence[bool] = (),
         **fields,
     ) -> int:
         """Adds a node and returns its number."""
-        self.nodes.append(RawNode(kind, tuple(preds), tuple(direct), **fields))
+        self.nodes.append(RawNode(kind, tuple(preds), tuple(unmodified), **fields))
         return len(self.nodes) - 1
 
     def join(self, signals: Sequence[Signal]) -> int:
@@ -169,7 +169,7 @@ class Builder:
             dims,
             latest_leader(signals),
             self.combine_parts(signals, is_product=is_product) if same_node else WHOLE,
-            is_discrete=all(signal.is_discrete for signal in signals),
+            blocks_gradient=all(signal.blocks_gradient for signal in signals),
         )
 
     def sum(self, signals: Sequence[Signal]) -> int:
@@ -179,7 +179,7 @@ class Builder:
         return self.add_node(
             "sum",
             [signal.node for signal in signals],
-            [signal.is_direct for signal in signals],
+            [signal.is_unmodified for signal in signals],
         )
 
     def note_use(self, signal: Signal) -> None:
@@ -303,7 +303,7 @@ class Builder:
         others = tuple(view for leaf, view in views.items() if leaf not in matrices)
         self.use_vectors(Derived(others), output, "weight_scale")
         dims = _axes.produced(out_shape, produced)
-        return dataclasses.replace(output, dims=dims, is_direct=True)
+        return dataclasses.replace(output, dims=dims, is_unmodified=True)
 
     def _add_application(
         self, application: Application, signals: Sequence[Signal]

@@ -88,7 +88,7 @@ def _dot_general(tracer, eqn, values):
         if kinds[1 - signal] is Derived:
             return [_weight_by_signal(builder, axes, values, 1 - signal)]
         dims = axes.place(signal, values[signal].dims)
-        return [dataclasses.replace(values[signal], dims=dims, is_direct=False)]
+        return [dataclasses.replace(values[signal], dims=dims, is_unmodified=False)]
     if are(values, Derived):
         return [_weight_by_weight(builder, axes, values)]
     return [_weight_by_constant(axes, values, kinds.index(Derived))]
@@ -217,12 +217,12 @@ def _conv(tracer, eqn, values):
     lhs, rhs = values
     dims = _axes.plain(shape_of(eqn.outvars[0]))
     if are(values, Signal):
-        used = [side for side in values if not side.is_discrete] or [lhs]
+        used = [side for side in values if not side.blocks_gradient] or [lhs]
         result = tracer.builder.join_signals(used, dims, is_product=True)
         part = MIXED if len({signal.node for signal in used}) == 1 else WHOLE
-        return [dataclasses.replace(result, part=part, is_discrete=False)]
+        return [dataclasses.replace(result, part=part, blocks_gradient=False)]
     if isinstance(lhs, Signal) and isinstance(rhs, Const):
-        return [dataclasses.replace(lhs, dims=dims, is_direct=False)]
+        return [dataclasses.replace(lhs, dims=dims, is_unmodified=False)]
     if isinstance(lhs, Signal):
         return [_conv_layer(tracer.builder, eqn, lhs, rhs)]
     if isinstance(rhs, Signal):

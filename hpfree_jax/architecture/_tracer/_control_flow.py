@@ -119,7 +119,7 @@ def _num_slices(inside: Sequence[Any], outside: Sequence[Any]) -> int:
 def _drop_axis(value: Value) -> Value:
     """A slice along the first axis of what a loop iterates over."""
     if isinstance(value, Signal):
-        return dataclasses.replace(value, dims=value.dims[1:], is_direct=False)
+        return dataclasses.replace(value, dims=value.dims[1:], is_unmodified=False)
     return value
 
 
@@ -144,7 +144,7 @@ def _stack(tracer: Tracer, results: list[tuple[int, Value]], var: Any) -> Value:
     shape = shape_of(var)
     if len(values) == 1 and isinstance(values[0], Signal):
         dims = (((NO_LABELS, shape[0]),), *values[0].dims)
-        return dataclasses.replace(values[0], dims=dims, is_direct=False)
+        return dataclasses.replace(values[0], dims=dims, is_unmodified=False)
     if signals_in(values):
         return _any_of(tracer, values, shape)
     if are(values, Const):
@@ -210,8 +210,8 @@ def _loop_without_parameters(
             return Const()
         if dims is None:
             dims = _axes.plain([_axes.size_of(dim) for dim in value.dims])
-        own = value.node if value.is_discrete else node
-        return Signal(own, dims, leader, is_discrete=value.is_discrete)
+        own = value.node if value.blocks_gradient else node
+        return Signal(own, dims, leader, blocks_gradient=value.blocks_gradient)
 
     consts, carry = list(map(inside, consts)), list(map(inside, carry))
     slices = [inside(_drop_axis(value)) for value in stacked]
@@ -258,7 +258,7 @@ def _any_of(tracer: Tracer, values: list[Value], shape: tuple[int, ...]) -> Valu
         tracer.builder.join(used),
         _axes.plain(shape),
         latest_leader(used),
-        is_discrete=all(signal.is_discrete for signal in used),
+        blocks_gradient=all(signal.blocks_gradient for signal in used),
     )
     for value in derived_in(values):
         tracer.builder.use_vectors(value, result, "shift")

@@ -49,7 +49,7 @@ def combine(
         builder, used, shape, is_sum=is_sum, is_product=is_product
     )
     if eqn.primitive.name == "div" and not isinstance(values[0], Signal):
-        result = dataclasses.replace(result, is_direct=False)
+        result = dataclasses.replace(result, is_unmodified=False)
     result = with_dtype(result, eqn.outvars[0])
     target = dataclasses.replace(used[0], dims=result.dims, leader=result.leader)
     for value in derived:
@@ -68,16 +68,18 @@ def _combine_signals(
     dims = latest_dims([(signal, signal.dims) for signal in signals], shape)
     is_one_node = len({signal.node for signal in signals}) == 1
     is_linear = is_sum or (is_product and len(signals) == 1)
-    if is_sum and not is_one_node and not any(s.is_discrete for s in signals):
+    if is_sum and not is_one_node and not any(s.blocks_gradient for s in signals):
         leader = latest_leader(signals)
-        return Signal(builder.sum(signals), dims, leader, is_direct=True)
+        return Signal(builder.sum(signals), dims, leader, is_unmodified=True)
     result = builder.join_signals(
         signals, dims, is_product=is_product and len(signals) > 1
     )
     return dataclasses.replace(
         result,
         is_one_hot=all(signal.is_one_hot for signal in signals),
-        is_direct=is_one_node and is_linear and all(s.is_direct for s in signals),
+        is_unmodified=is_one_node
+        and is_linear
+        and all(s.is_unmodified for s in signals),
     )
 
 

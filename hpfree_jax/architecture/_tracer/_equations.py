@@ -1,6 +1,7 @@
 """Equations of a jaxpr: shapes, source lines, and errors that name them."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,14 +64,24 @@ def unsupported(eqn: Eqn, why: str) -> UntraceableError:
 
 
 def named(eqn: Eqn) -> str:
+    """The primitive of an equation and its source line, for a message."""
     line = where(eqn)
     return f"`{eqn.primitive.name}`" + (f" at {line}" if line else "")
 
 
+@functools.cache
+def has_no_derivative(source: Any, target: Any) -> bool:
+    """Whether a function between these dtypes has none: to booleans, or by rounding."""
+    if jnp.issubdtype(target, jnp.bool_):
+        return True
+    return jnp.issubdtype(source, jnp.inexact) and jnp.issubdtype(target, jnp.integer)
+
+
 def with_dtype(signal: Signal, var: Any) -> Signal:
-    """A signal turned into booleans is discrete."""
-    becomes = jnp.issubdtype(var.aval.dtype, jnp.bool_)
-    return dataclasses.replace(signal, is_discrete=signal.is_discrete or becomes)
+    """The same signal, through which no derivative flows if it is boolean."""
+    if signal.blocks_gradient or not has_no_derivative(var.aval.dtype, var.aval.dtype):
+        return signal
+    return dataclasses.replace(signal, blocks_gradient=True)
 
 
 def opaque(eqn: Eqn, values: Sequence[Value], var: Any = None) -> Derived:

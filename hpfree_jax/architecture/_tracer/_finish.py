@@ -142,9 +142,9 @@ def _merge_sums(builder: Builder, live: set[int]) -> dict[int, RawNode]:
             merged[index] = raw
             continue
         preds: list[int] = []
-        for pred, direct in zip(raw.preds, raw.direct, strict=True):
+        for pred, unmodified in zip(raw.preds, raw.unmodified, strict=True):
             is_partial = (
-                direct
+                unmodified
                 and nodes[pred].kind == "sum"
                 and len(users[pred]) == 1
                 and pred not in builder.outputs

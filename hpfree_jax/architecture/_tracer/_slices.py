@@ -68,11 +68,13 @@ def _gather(tracer, eqn, values):
         if isinstance(indices, Derived):
             return [opaque(eqn, [indices])]
         dims = _axes.plain(shape_of(eqn.outvars[0]))  # a fixed table
-        return [dataclasses.replace(indices, dims=dims, part=WHOLE, is_direct=False)]
+        return [
+            dataclasses.replace(indices, dims=dims, part=WHOLE, is_unmodified=False)
+        ]
     axes = _Lookup(eqn)
     if isinstance(operand, Signal):
         dims = axes.place(operand.dims)
-        return [dataclasses.replace(operand, dims=dims, is_direct=False)]
+        return [dataclasses.replace(operand, dims=dims, is_unmodified=False)]
     if isinstance(indices, Signal):
         return [_lookup_layer(tracer.builder, axes, operand, indices)]
     return [_constant_gather(tracer.builder, axes, operand)]

@@ -5,13 +5,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
-
 from hpfree_jax.architecture._tracer import _axes
 from hpfree_jax.architecture._tracer._axes import OUT, Dims, Moved, labels_along
 from hpfree_jax.architecture._tracer._build import Builder
 from hpfree_jax.architecture._tracer._equations import (
     Eqn,
+    has_no_derivative,
     named,
     opaque,
     shape_of,
@@ -154,22 +153,24 @@ def _moved_signal(
     is_unmodified: bool,
 ) -> Signal:
     var = eqn.outvars[index]
-    result = with_dtype(dataclasses.replace(value, dims=moved.outputs[index]), var)
     source, target = (v.aval.dtype for v in (eqn.invars[0], var))  # type: ignore
-    if jnp.issubdtype(source, jnp.inexact) and jnp.issubdtype(target, jnp.integer):
-        result = dataclasses.replace(result, is_discrete=True)  # rounded
+    result = dataclasses.replace(
+        value,
+        dims=moved.outputs[index],
+        blocks_gradient=value.blocks_gradient or has_no_derivative(source, target),
+        is_unmodified=value.is_unmodified and is_unmodified,
+    )
     # By name: not every version of JAX exports the class of unused results.
     if moved.slices and type(var).__name__ != "DropVar":
         return slice_signal(builder, value, result, moved.slices[index])
-    is_direct = result.is_direct and is_unmodified
-    return dataclasses.replace(result, is_direct=is_direct)
+    return result
 
 
 def slice_signal(
     builder: Builder, before: Signal, after: Signal, slices: Sequence[tuple]
 ) -> Signal:
     """Notes which part of its node's output a slice of a signal is."""
-    after = dataclasses.replace(after, is_direct=False)
+    after = dataclasses.replace(after, is_unmodified=False)
     cut = [entry for entry in slices if OUT in _axes.labels_of(before.dims[entry[0]])]
     if not cut or before.part != WHOLE:
         return after

@@ -1,4 +1,4 @@
-"""Reads the graph of layers off the jaxpr of any JAX function."""
+"""Reads the graph of layers from the jaxpr of any JAX function."""
 
 import sys
 from collections.abc import Sequence
@@ -53,25 +53,25 @@ def trace_architecture(
     - Multiplying or shifting by a parameter makes a **vector** of the layer that feeds
       it.
 
-    What carries no derivative makes no path: masks, comparisons, indices into
-    signals. Random numbers are constants, even where their key is an input. A loop
-    over layers is unrolled, so that each iteration has its own; a loop without
-    parameters joins whatever enters it. The branches of ``lax.cond`` are all followed,
-    and their results joined, so that paths through each of them count.
+    Values without a derivative make no path: masks, comparisons, indices into signals.
+    Random numbers are constants, even if their key is an input. A loop over layers is
+    unrolled, so that each iteration has its own; a loop without parameters joins
+    whatever enters it. All branches of ``lax.cond`` are followed and their results
+    joined, so that paths through each of them count.
 
     Args:
       fn: a function of the parameters and inputs, or an NNX module.
       *args: the parameters, unless ``fn`` is a module, then the inputs: pytrees of
         arrays or of ``jax.ShapeDtypeStruct``.
-      constant_inputs: positions, among the inputs, of arguments that are no data:
+      constant_inputs: positions, among the inputs, of arguments that are not data:
         running statistics, float masks, dropout keys.
 
     Returns:
       The :class:`Architecture`: plain, frozen, hashable Python.
 
     Raises:
-      NotImplementedError: at what cannot be analysed, naming the primitive and the
-        source line.
+      NotImplementedError: if the graph cannot be followed; the message names the
+        primitive and the source line.
       ValueError: if the outputs depend on no input, or on no parameter, or if nothing
         reads some of the parameters; the message names them.
 
@@ -193,4 +193,4 @@ def _input(builder: Builder, position: int, leaf: Any, is_constant: bool) -> Val
     node = builder.add_node("input", label=label)
     shape = getattr(leaf.value, "shape", ())
     is_mask = dtype is not None and jnp.issubdtype(dtype, jnp.bool_)
-    return Signal(node, _axes.plain(shape), is_discrete=is_mask, is_direct=True)
+    return Signal(node, _axes.plain(shape), blocks_gradient=is_mask, is_unmodified=True)

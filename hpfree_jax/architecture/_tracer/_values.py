@@ -78,9 +78,9 @@ class Signal:
       dims: which of its axes the leader produced (OUT) or stacks (the leaf's axis).
       leader: the application of a layer, the latest upstream, or -1.
       part: which part of the node's output it holds.
-      is_discrete: no derivative flows through it: comparisons, one-hot encodings.
+      blocks_gradient: no derivative flows through it: comparisons, one-hot encodings.
       is_one_hot: an index compared with an enumeration.
-      is_direct: the node's output up to scaling, shifting and reshaping, so that
+      is_unmodified: the node's output up to scaling, shifting and reshaping, so that
         summing it once more continues the same sum.
     """
 
@@ -88,9 +88,9 @@ class Signal:
     dims: Dims
     leader: int = -1
     part: Part = WHOLE
-    is_discrete: bool = False
+    blocks_gradient: bool = False
     is_one_hot: bool = False
-    is_direct: bool = False
+    is_unmodified: bool = False
 
 
 Value = Const | Derived | Signal
@@ -113,7 +113,7 @@ def derived_in(values: Iterable[Value]) -> list[Derived]:
 
 def live(signals: Sequence[Signal]) -> list[Signal]:
     """The signals that derivatives flow through; all of them if there is none."""
-    return [signal for signal in signals if not signal.is_discrete] or list(signals)
+    return [signal for signal in signals if not signal.blocks_gradient] or list(signals)
 
 
 def latest_leader(signals: Iterable[Signal]) -> int:
