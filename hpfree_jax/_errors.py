@@ -1,7 +1,8 @@
-"""What the user typed: one exception for all of it, and names looked up in tables."""
+"""Errors that the user can mend, and names and settings looked up in tables."""
 
+import contextlib
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -12,6 +13,45 @@ class UserError(ValueError):
 
     The command line prints it as one line, without a traceback.
     """
+
+
+class MissingPackageError(ModuleNotFoundError):
+    """A package is missing that an extra of hpfree_jax installs."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs packages that are not installed ({package}); install them "
+            f'with: pip install "hpfree-jax[{extra}]"',
+            name=package,
+        )
+        self.extra = extra
+
+
+@contextlib.contextmanager
+def needs_extra(what: str, extra: str) -> Iterator[None]:
+    """Around imports of packages that an extra installs: if one is missing, says so.
+
+    Args:
+      what: what needs them, such as ``"hpfree_jax.training"``.
+      extra: the extra that installs them; of nested uses, the innermost counts.
+
+    Raises:
+      MissingPackageError: if a package other than this one is missing.
+
+    >>> with needs_extra("arch.plot()", "train"):
+    ...     import no_such_package
+    Traceback (most recent call last):
+    hpfree_jax._errors.MissingPackageError: arch.plot() needs packages that ...
+    """
+    try:
+        yield
+    except MissingPackageError as error:
+        raise MissingPackageError(what, error.name or "", error.extra) from error
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", __package__):
+            raise
+        raise MissingPackageError(what, package, extra) from error
 
 
 def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
@@ -67,3 +107,11 @@ def choose_settings(
         key: default if given[key] is None else given[key]
         for key, default in defaults.items()
     }
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raises UserError for the first setting that is given and below 1."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"`{name}` must be at least 1, got {value}")

@@ -4,6 +4,7 @@ import collections
 import math
 from typing import Any
 
+from hpfree_jax._errors import needs_extra
 from hpfree_jax.architecture._graph import Layer, LayerGraph
 
 COLORS = {"input": "#d9d9d9", "layer": "#a6cee3", "sum": "#fdbf6f", "join": "#b2df8a"}
@@ -125,13 +126,9 @@ def to_dot(arch: LayerGraph) -> str:
 
 def plot(arch: LayerGraph, ax: Any = None) -> Any:
     """Draws the graph from top to bottom, one row for each step of the longest path."""
-    try:
+    with needs_extra("arch.plot()", "train"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "arch.plot() needs matplotlib; install it with: "
-            'pip install "hpfree-jax[train]"'
-        ) from error
+
     rows = _rows(arch)
     columns = _columns(arch, rows)
     num_rows = max(rows) + 1

@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Annotated
 
 from hpfree_jax._errors import UserError, look_up
-from hpfree_jax.commands._arguments import parse_arguments
+from hpfree_jax._options import Option
+from hpfree_jax.commands import ExitCode
+from hpfree_jax.commands._arguments import (
+    flags_of,
+    parse_arguments,
+    row_flags,
+    typed_value,
+    with_settings,
+)
 from hpfree_jax.data import DATASETS
 from hpfree_jax.models import MODELS, abstract_model
-from hpfree_jax.training._model_config import (
-    ModelConfig,
-    check_kind,
-    option,
-    trace_model,
-)
+from hpfree_jax.training.engine import ModelConfig, check_kind, trace_model
 
-PROGRAM = "hpfree architecture"
 SUFFIXES = (".svg", ".png", ".pdf", ".dot")
 
 
@@ -23,18 +25,23 @@ SUFFIXES = (".svg", ".png", ".pdf", ".dot")
 class ArchitectureCommand(ModelConfig):
     """Prints the layers of a model and the statistics of its paths.
 
-    Nothing is computed and no data is read: the data set only gives the input's shape.
+    Nothing is computed and no data is read: the dataset gives the input's shape only.
     """
 
     dataset: Annotated[
         str | None,
-        option("Shape of the input; None: digits, of a gpt its own.", DATASETS),
+        Option(
+            "Dataset whose shapes are used.",
+            DATASETS,
+            unset="digits; a gpt's own shape",
+        ),
     ] = None
     plot: Annotated[
-        Path | None, option("New file for a drawing of the graph.", SUFFIXES)
+        Path | None,
+        Option("New file for a drawing of the graph, by its suffix.", SUFFIXES),
     ] = None
     subgraph: Annotated[
-        str | None, option("Only the layers whose path begins so, as blocks/0.")
+        str | None, Option("Only the layers under this path, as blocks/0.")
     ] = None
 
     @property
@@ -75,7 +82,7 @@ class ArchitectureCommand(ModelConfig):
 
 def run_architecture(args: list[str]) -> int:
     """Prints and draws as the arguments say; returns the exit code."""
-    config = parse_arguments(args, ArchitectureCommand(), PROGRAM)
+    config = _parse(args)
     config.check()
     input_shape, num_classes = config.input
     model = abstract_model(
@@ -91,7 +98,27 @@ def run_architecture(args: list[str]) -> int:
     if config.plot is not None:
         _draw(arch, config.plot)
         print(f"graph: {config.plot}")
-    return 0
+    return ExitCode.DONE
+
+
+def _parse(args: list[str]) -> ArchitectureCommand:
+    general = flags_of(ArchitectureCommand)
+    model = typed_value(args, general, "model")
+    settings = {name: row.settings for name, row in MODELS.items()}
+    all_models, own = row_flags(settings, model)
+    groups = {
+        "model": ["model", *own],
+        "graph": [name for name in general if name != "model"],
+    }
+    description = (
+        f"{ArchitectureCommand.__doc__}\n\n    These are the options of model {model}. "
+        "Those of another are shown by, for instance:\n\n"
+        "    hpfree architecture --model gpt_char --help"
+    )
+    given = parse_arguments(
+        "architecture", args, all_models | general, description, groups
+    )
+    return ArchitectureCommand(**with_settings(given, ArchitectureCommand))
 
 
 def _draw(arch, path: Path) -> None:

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hpfree_jax._errors import UserError, look_up
-from hpfree_jax.commands._arguments import parse_arguments
-from hpfree_jax.commands._compare import print_tables
-from hpfree_jax.comparison._specs import (
+from hpfree_jax._errors import UserError, check_positive, look_up
+from hpfree_jax._options import Option
+from hpfree_jax._table import Table, print_tables
+from hpfree_jax.commands import ExitCode
+from hpfree_jax.commands._arguments import parse_config
+from hpfree_jax.comparison import (
     METHOD_NAMES,
     MethodSpec,
     TaskSpec,
@@ -21,13 +23,10 @@ from hpfree_jax.comparison._specs import (
     parse_model,
     run_config,
 )
-from hpfree_jax.comparison._tables import Table
 from hpfree_jax.data import DATASETS, Dataset, TokenDataset
 from hpfree_jax.models import MODELS
-from hpfree_jax.training._model_config import check_kind, check_positive, option
-from hpfree_jax.training.engine import ResidentData, make_step, prepare
+from hpfree_jax.training.engine import ResidentData, check_kind, make_step, prepare
 
-PROGRAM = "hpfree bench"
 BASE = "adamw"
 
 
@@ -41,17 +40,21 @@ class BenchConfig:
     compiled step.
     """
 
-    methods: Annotated[tuple[str, ...], option("Methods.", METHOD_NAMES)] = (
+    methods: Annotated[tuple[str, ...], Option("Methods.", METHOD_NAMES)] = (
         "auto",
         "agd",
     )
-    model: Annotated[str, option("Network, as fcn:depth=8.", MODELS)] = "fcn"
+    model: Annotated[str, Option("Model, as fcn:depth=8.", MODELS)] = "fcn"
     dataset: Annotated[
         str | None,
-        option("Shape of the data; None: mnist, of a gpt tiny_shakespeare.", DATASETS),
+        Option(
+            "Dataset whose shapes are used.",
+            DATASETS,
+            unset="mnist; tiny_shakespeare for a gpt",
+        ),
     ] = None
-    batch_size: Annotated[int, option("Examples in a step.")] = 128
-    rounds: Annotated[int, option("How often each method has its turn.")] = 30
+    batch_size: Annotated[int, Option("Examples per step.")] = 128
+    rounds: Annotated[int, Option("Times that each method has its turn.")] = 30
 
 
 class Cost(NamedTuple):
@@ -74,9 +77,9 @@ def run_bench(args: list[str]) -> int:
     Raises:
       UserError: for everything that the user can mend.
     """
-    config = parse_arguments(args, BenchConfig(), PROGRAM)
+    config = parse_config("bench", args, BenchConfig)
     print_tables([bench(config)])
-    return 0
+    return ExitCode.DONE
 
 
 def bench(config: BenchConfig) -> Table:

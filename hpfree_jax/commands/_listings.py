@@ -1,27 +1,48 @@
-"""``hpfree models``: the table of models, for people and for the documentation."""
+"""``hpfree models`` and ``hpfree datasets``: the tables of what can be trained."""
 
-import argparse
-from collections.abc import Sequence
+import dataclasses
+from pathlib import Path
+from typing import Annotated
 
-from hpfree_jax.models._registry import MODELS, Model
+from hpfree_jax._options import Option
+from hpfree_jax._table import Table, print_tables
+from hpfree_jax.commands import ExitCode
+from hpfree_jax.commands._arguments import parse_config
+from hpfree_jax.data import print_datasets
+from hpfree_jax.models import MODELS, Model
 
-PROGRAM = "hpfree models"
-COLUMNS = ("name", "parameters", "for", "source", "settings")
+
+@dataclasses.dataclass(frozen=True)
+class ModelsCommand:
+    """Lists the models: name, number of parameters, data, source, settings."""
+
+    markdown: Annotated[bool, Option("Print Markdown, as in docs/models.md.")] = False
 
 
-def run_models(args: Sequence[str] = ()) -> int:
-    """Prints the table; ``--markdown`` prints it as in the documentation."""
-    parser = argparse.ArgumentParser(
-        PROGRAM,
-        description="Lists the networks: name, parameters, source, settings.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--markdown", action="store_true", help="as in docs/models.md")
-    if parser.parse_args(args).markdown:
+@dataclasses.dataclass(frozen=True)
+class DatasetsCommand:
+    """Lists the datasets, where each is or would be, and whether it is there."""
+
+    data_dir: Annotated[
+        Path | None,
+        Option("TFDS directory.", unset="$TFDS_DATA_DIR or ~/tensorflow_datasets"),
+    ] = None
+
+
+def run_models(args: list[str]) -> int:
+    """Prints the table of models; returns the exit code."""
+    if parse_config("models", args, ModelsCommand).markdown:
         print(models_markdown())
     else:
-        _print_table()
-    return 0
+        print_tables([_models_table()])
+    return ExitCode.DONE
+
+
+def run_datasets(args: list[str]) -> int:
+    """Prints the table of datasets; returns the exit code."""
+    config = parse_config("datasets", args, DatasetsCommand)
+    print_datasets(config.data_dir)
+    return ExitCode.DONE
 
 
 def models_markdown() -> str:
@@ -30,30 +51,15 @@ def models_markdown() -> str:
     >>> print(models_markdown().splitlines()[2])
     | `fcn` | 920,064 | 32x32x3, 10 classes | ... | depth 4, width 256, no bias |
     """
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---:" + "|---" * 3 + "|"]
-    for name, row in MODELS.items():
-        lines.append("| " + " | ".join([f"`{name}`", *_cells(row)]) + " |")
-    return "\n".join(lines)
+    table = _models_table()
+    rows = [(f"`{name}`", *cells) for name, *cells in table.rows]
+    return dataclasses.replace(table, rows=rows).markdown()
 
 
-def _print_table() -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in COLUMNS:
-        is_number = column == "parameters"
-        table.add_column(
-            column,
-            justify="right" if is_number else "left",
-            no_wrap=is_number or column == "name",
-        )
-    for name, row in MODELS.items():
-        table.add_row(name, *_cells(row))
-    console = Console(markup=False)
-    if not console.is_terminal:  # a file has no width: one line for each model
-        console = Console(markup=False, width=250)
-    console.print(table)
+def _models_table() -> Table:
+    words = ("name", "for", "source", "settings")
+    rows = [(name, *_cells(row)) for name, row in MODELS.items()]
+    return Table("", ("name", "parameters", *words[1:]), rows, words=words)
 
 
 def _cells(row: Model) -> list[str]:

@@ -1,66 +1,86 @@
 """``hpfree train``: from command-line arguments to a run and an exit code."""
 
-import dataclasses
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from hpfree_jax.commands._arguments import parse_arguments
-from hpfree_jax.training import (
-    StoppedError,
-    TrainConfig,
-    TrainResult,
-    resume,
-    train,
+from hpfree_jax._options import Option
+from hpfree_jax.commands import ExitCode
+from hpfree_jax.commands._arguments import (
+    Flag,
+    flags_of,
+    parse_arguments,
+    row_flags,
+    typed_value,
+    with_settings,
 )
-from hpfree_jax.training.engine import RunDirectory, resume_command
+from hpfree_jax.methods import METHODS
+from hpfree_jax.models import MODELS
+from hpfree_jax.training import StoppedError, TrainConfig, TrainResult, resume, train
+from hpfree_jax.training.engine import resume_command
 
-PROGRAM = "hpfree train"
-INTERRUPTED = 130
-_FIELDS = [field.name for field in dataclasses.fields(TrainConfig)]
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainCommand(TrainConfig):
-    """Trains a network and writes metrics, curves and checkpoints to a directory.
-
-    None stands for not given, or for a default that depends on other options.
-    """
-
-    resume: Annotated[
-        Path | None,
-        tyro.conf.arg(help="Directory of a run to continue from its last checkpoint."),
-    ] = None
+# Which options the help text shows under which title; all others under "run".
+DATA = (
+    *("dataset", "data_dir", "augment", "validation_fraction", "batch_size"),
+    *("accumulate", "test_examples"),
+)
+METHOD = ("loss", "init", "scale_learning_rate")
 
 
-def run_command(args: list[str]) -> int:
+def run_train(args: list[str]) -> int:
     """Trains as the arguments say; returns the exit code.
 
     Raises:
       UserError: for everything that the user can mend.
       DivergedError: if the loss becomes infinite or NaN.
     """
-    command = parse_arguments(args, TrainCommand(), PROGRAM)
-    if command.resume is None:
-        run = lambda: train(_config(command))
-    else:
-        # Parsed again over the settings of the run: what differs was asked for.
-        stored = RunDirectory(command.resume).read_config()
-        command = parse_arguments(args, TrainCommand(**vars(stored)), PROGRAM)
-        run = lambda: resume(command.resume or Path(), vars(_config(command)))
+    given = with_settings(_parse(args), TrainConfig)
+    directory = given.pop("resume", None)
     try:
-        result = run()
+        if directory is None:
+            result = train(TrainConfig(**given))
+        else:
+            result = resume(directory, given)
     except StoppedError as stop:
         print("stopped at once; what was saved before stays; to continue:")
         print(f"  {resume_command(stop.directory)}", flush=True)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     _print_result(result)
-    return INTERRUPTED if result.interrupted else 0
+    return ExitCode.INTERRUPTED if result.interrupted else ExitCode.DONE
 
 
-def _config(command: TrainCommand) -> TrainConfig:
-    return TrainConfig(**{name: getattr(command, name) for name in _FIELDS})
+def _parse(args: list[str]) -> dict:
+    general = flags_of(TrainConfig)
+    general["resume"] = Flag(
+        Path, Option("Directory of a run to continue from its last checkpoint.")
+    )
+    model, method = (typed_value(args, general, name) for name in ("model", "method"))
+    models = {name: row.settings for name, row in MODELS.items()}
+    inner = typed_value(args, {"inner": Flag(str, Option(""))}, "inner")
+    methods = {
+        name: dict(
+            setting
+            for inner in row.inners or (None,)
+            for setting in row.settings_with(inner).items()
+        )
+        for name, row in METHODS.items()
+    }
+    if method in METHODS:
+        methods[method] = METHODS[method].settings_with(inner)
+    all_models, own_model = row_flags(models, model)
+    all_methods, own_method = row_flags(methods, method)
+    run = [name for name in general if name not in ("model", "method", *DATA, *METHOD)]
+    groups = {
+        "model": ["model", *own_model],
+        "method": ["method", *own_method, *METHOD],
+        "data": DATA,
+        "run": run,
+    }
+    description = (
+        f"{TrainConfig.__doc__}\n\nThese are the options of model {model} and method "
+        f"{method}. Those of others are shown by, for instance:\n\n"
+        "hpfree train --model gpt_char --method marthe --help"
+    )
+    flags = all_models | all_methods | general
+    return parse_arguments("train", args, flags, description, groups)
 
 
 def _print_result(result: TrainResult) -> None:

@@ -6,12 +6,11 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
-from hpfree_jax._errors import UserError, choose_settings, look_up
+from hpfree_jax._errors import UserError, check_positive, choose_settings, look_up
+from hpfree_jax._options import Option
 from hpfree_jax.comparison._plan import Plan
-from hpfree_jax.comparison._results import CHOICES
-from hpfree_jax.comparison._rows import FORMATS
 from hpfree_jax.comparison._specs import (
     METHOD_NAMES,
     MethodSpec,
@@ -22,18 +21,14 @@ from hpfree_jax.comparison._specs import (
     slug,
 )
 from hpfree_jax.comparison._suites import SUITES
-from hpfree_jax.data import DATASETS
+from hpfree_jax.data import DATASETS, dataset_kind
 from hpfree_jax.models import MODELS
 from hpfree_jax.training import LOSSES
-from hpfree_jax.training._config import INITS
-from hpfree_jax.training._model_config import (
-    check_kind,
-    check_positive,
-    dataset_kind,
-    option,
-)
+from hpfree_jax.training.engine import INITS, Init, LossName, check_kind
 
-PARALLEL = ("auto", "always", "never")
+Parallel = Literal["auto", "always", "never"]
+GridChoice = Literal["train", "validation"]
+TableFormat = Literal["csv", "parquet"]
 # The options that make tasks, with what None stands for.
 TASK_OPTIONS = {
     "models": ("fcn",),
@@ -54,69 +49,76 @@ class CompareConfig:
     --output-dir.
     """
 
-    methods: Annotated[tuple[str, ...], option("Methods.", METHOD_NAMES)] = (
+    methods: Annotated[tuple[str, ...], Option("Methods.", METHOD_NAMES)] = (
         *("agd", "adam", "prodigy"),
     )
     suite: Annotated[
-        str | None, option("A named set of tasks, in place of the next five.", SUITES)
+        str | None,
+        Option("A named set of tasks, in place of --models to --loss.", SUITES),
     ] = None
     models: Annotated[
-        tuple[str, ...] | None, option("Networks; None: fcn.", MODELS)
+        tuple[str, ...] | None, Option("Models.", MODELS, unset="fcn")
     ] = None
     datasets: Annotated[
         tuple[str, ...] | None,
-        option("Data; also folders of token files; None: digits.", DATASETS),
+        Option("Datasets, or folders of token files.", DATASETS, unset="digits"),
     ] = None
-    steps: Annotated[int | None, option("Updates in a run; None: 500.")] = None
-    batch_size: Annotated[int | None, option("Examples in a step; None: 64.")] = None
-    loss: Annotated[str | None, option("Loss; None: cross_entropy.", LOSSES)] = None
+    steps: Annotated[int | None, Option("Steps per run.", unset="500")] = None
+    batch_size: Annotated[int | None, Option("Examples per step.", unset="64")] = None
+    loss: Annotated[
+        LossName | None, Option("Loss function.", unset="cross_entropy")
+    ] = None
 
-    seeds: Annotated[int, option("How many seeds: 0, 1, ...")] = 3
+    seeds: Annotated[int, Option("Number of seeds: 0, 1, ...")] = 3
     init: Annotated[
-        str | None, option("Weights; None: what belongs to each method.", INITS)
+        Init | None, Option("Initialisation scheme.", unset="each method's own")
     ] = None
     validation_fraction: Annotated[
         float | None,
-        option("Share of the training data held out; None: what each method needs."),
+        Option(
+            "Fraction of the training data held out.", unset="what each method needs"
+        ),
     ] = None
 
     grid: Annotated[
-        tuple[str, ...], option("Methods tuned over --grid-rates for each task.")
+        tuple[str, ...], Option("Methods tuned over --grid-rates on each task.")
     ] = ()
-    grid_rates: Annotated[tuple[float, ...], option("Learning rates of --grid.")] = (
+    grid_rates: Annotated[tuple[float, ...], Option("Learning rates of --grid.")] = (
         *(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
     )
     grid_choice: Annotated[
-        str,
-        option(
-            "Final loss that chooses a rate; validation: on what is held out.", CHOICES
-        ),
+        GridChoice,
+        Option("Final loss that chooses the learning rate: training or validation."),
     ] = "train"
     target: Annotated[
         float | None,
-        option(
-            "Training loss to reach; None: what Adam, or the median method, ends at."
+        Option(
+            "Training loss to reach.",
+            unset="the final loss of Adam, or of the median method",
         ),
     ] = None
 
     parallel: Annotated[
-        str,
-        option("Seeds at once, by vmap; auto: where it is faster.", PARALLEL),
+        Parallel, Option("Train the seeds at once, by vmap; auto: where faster.")
     ] = "auto"
     log_every: Annotated[
-        int | None, option("Steps between two lines of metrics; None: 50 lines a run.")
+        int | None,
+        Option("Steps between two lines of metrics.", unset="50 lines per run"),
     ] = None
     evaluate_every: Annotated[
-        int | None, option("Steps between two evaluations; None: every fifth line.")
+        int | None, Option("Steps between two evaluations.", unset="every fifth line")
     ] = None
-    table: Annotated[str, option("Format of the table.", FORMATS)] = "csv"
+    table: Annotated[TableFormat, Option("File format of the table.")] = "csv"
     data_dir: Annotated[
         Path | None,
-        option("TFDS directory; None: $TFDS_DATA_DIR or ~/tensorflow_datasets."),
+        Option("TFDS directory.", unset="$TFDS_DATA_DIR or ~/tensorflow_datasets"),
     ] = None
     output_dir: Annotated[
         Path | None,
-        option("Directory of the comparison, new or to continue; None: a new one."),
+        Option(
+            "Directory of the comparison, new or to continue.",
+            unset="runs/compare-TIME",
+        ),
     ] = None
 
     def __post_init__(self) -> None:
@@ -209,9 +211,9 @@ class CompareConfig:
                     )
         if self.loss is not None:
             look_up("loss", self.loss, LOSSES)
-        look_up("grid_choice", self.grid_choice, dict.fromkeys(CHOICES))
-        look_up("parallel", self.parallel, dict.fromkeys(PARALLEL))
-        look_up("table", self.table, dict.fromkeys(FORMATS))
+        look_up("grid_choice", self.grid_choice, dict.fromkeys(get_args(GridChoice)))
+        look_up("parallel", self.parallel, dict.fromkeys(get_args(Parallel)))
+        look_up("table", self.table, dict.fromkeys(get_args(TableFormat)))
         if self.init is not None:
             look_up("init", self.init, dict.fromkeys(INITS))
         check_positive(

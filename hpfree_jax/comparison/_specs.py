@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpfree_jax._errors import UserError, choose_settings, look_up
-from hpfree_jax.methods._registry import method_settings
+from hpfree_jax.data import dataset_kind
+from hpfree_jax.methods import METHODS, method_settings
 from hpfree_jax.models import MODELS
-from hpfree_jax.training import METHODS, TrainConfig
-from hpfree_jax.training._model_config import dataset_kind
+from hpfree_jax.training import TrainConfig
+from hpfree_jax.training.engine import Init, LossName
 
 # Names that mean something else here than in the trainer: method and settings. Plain
 # gradient descent stands beside momentum, and nadamw is the baseline of AlgoPerf.
@@ -37,7 +38,7 @@ class TaskSpec:
     model_settings: Mapping[str, Any]  # the model's own, such as depth
     batch_size: int  # examples in a step
     steps: int  # updates
-    loss: str  # a key of LOSSES
+    loss: LossName
     # Steps between two evaluations; None: as the comparison has it.
     evaluate_every: int | None = None
 
@@ -61,7 +62,7 @@ class MethodSpec:
     method: str  # a key of METHODS
     settings: Mapping[str, Any]  # all of them, defaults included
     chosen: tuple[str, ...] = ()  # the names of those that the user wrote
-    init: str | None = None  # initialisation; None: what belongs to the method
+    init: Init | None = None  # None: what belongs to the method
     validation_fraction: float | None = None  # held out; None: what the method needs
     grid: tuple[float, ...] = ()  # learning rates to choose from, for each task
 
@@ -130,19 +131,9 @@ def parse_method(text: str, grid: tuple[float, ...] = ()) -> MethodSpec:
 
 
 def run_config(task: TaskSpec, method: MethodSpec, seed: int) -> TrainConfig:
-    """The configuration of one run, as the trainer has it, but for its length.
-
-    Raises:
-      UserError: if the trainer has no option for a setting of the model.
-    """
+    """The configuration of one run, as the trainer has it, but for its length."""
     known = {field.name for field in dataclasses.fields(TrainConfig)}
-    for key in task.model_settings:
-        if key not in known:
-            raise UserError(f"{task.name}: the trainer has no option `{key}`")
-    defaults = METHODS[method.method].defaults
-    for key, value in method.settings.items():
-        if key not in known and value != defaults.get(key):
-            raise UserError(f"{method.label}: the trainer has no option `{key}`")
+    settings = {**task.model_settings, **method.settings}
     return TrainConfig(
         dataset=task.dataset,
         model=task.model,
@@ -152,8 +143,8 @@ def run_config(task: TaskSpec, method: MethodSpec, seed: int) -> TrainConfig:
         seed=seed,
         init=method.init,
         validation_fraction=method.validation_fraction,
-        **task.model_settings,
-        **{key: value for key, value in method.settings.items() if key in known},
+        **{name: settings[name] for name in settings if name in known},
+        settings={name: settings[name] for name in settings if name not in known},
     )
 
 

@@ -1,17 +1,18 @@
 """The tables of comparisons and suites, for the report, the terminal and the docs."""
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from hpfree_jax._table import Table
 from hpfree_jax.comparison._profile import profile_score
 from hpfree_jax.comparison._results import (
     Difference,
     Result,
     Results,
     score_name,
+    tuned_adam_target,
 )
 from hpfree_jax.comparison._specs import MethodSpec, TaskSpec
 from hpfree_jax.methods import METHODS, depends_on_total_steps
@@ -24,15 +25,6 @@ TARGETS = (
     "at or above every other with one setting",
     f"at most {MAX_STEPS_RATIO:g} of its steps",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A title, headings and rows of text; the first column is left-aligned."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def number(value: float | None) -> str:
@@ -69,6 +61,17 @@ def percent(values: Sequence[float]) -> str:
         return "-"
     mean = f"{statistics.fmean(values):.1f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+def comparison_tables(results: Results, is_suite: bool = False) -> list[Table]:
+    """A table for each task, and one of their scores; of a suite, its leaderboard."""
+    if is_suite:
+        plan, read = results.plan, results.read
+        return leaderboard(
+            Results(plan, read, target=tuned_adam_target, grid_choice="test")
+        )
+    tables = [task_table(results, task) for task in results.plan.tasks]
+    return [*tables, score_table(results)] if len(tables) > 1 else tables
 
 
 def task_table(results: Results, task: TaskSpec) -> Table:

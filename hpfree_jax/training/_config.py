@@ -2,36 +2,27 @@
 
 import dataclasses
 import difflib
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast, get_args
 
-from hpfree_jax._errors import UserError, look_up
-from hpfree_jax.data import DATASETS
-from hpfree_jax.methods._hypergradients import RULES
-from hpfree_jax.methods._registry import (
-    INNERS,
-    METHODS,
-    depends_on_total_steps,
-    method_settings,
-)
-from hpfree_jax.methods._schedules import SCHEDULES
-from hpfree_jax.training._losses import LOSSES
+from hpfree_jax._errors import UserError, check_positive, look_up
+from hpfree_jax._options import Option
+from hpfree_jax.data import DATASETS, dataset_kind
+from hpfree_jax.methods import METHODS, depends_on_total_steps, method_settings
+from hpfree_jax.training._losses import LOSSES, LossName
 from hpfree_jax.training._model_config import (
     ModelConfig,
     check_kind,
-    check_positive,
-    dataset_kind,
-    option,
 )
 
-INITS = ("principled", "agd", "default")
+Init = Literal["principled", "agd", "default"]
+INITS = get_args(Init)
+# Choices of settings that the table of methods owns, for type checkers and editors.
+Schedule = Literal["constant", "cosine", "staircase", "exponential", "cosine_restarts"]
+Inner = Literal["sgd", "adam", "adamw", "nadamw"]
+Rule = Literal["multiplicative", "additive"]
 
-METHOD_SETTINGS = (
-    *("gain", "momentum", "learning_rate", "schedule"),
-    *("warmup_fraction", "weight_decay", "inner", "hyper_learning_rate", "rule"),
-    *("discount", "adaptation_rate", "min_learning_rate", "max_learning_rate"),
-    *("max_warmup_fraction", "test_every", "immediate_cooldown"),
-)
 # What a resumed run may change: none of it changes the steps already made.
 RESUMABLE = (
     *("epochs", "data_dir", "log_every", "evaluate_every", "checkpoint_every"),
@@ -40,115 +31,91 @@ RESUMABLE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(ModelConfig):
-    """Trains a network and writes metrics, curves and checkpoints to a directory.
+class MethodConfig:
+    """A training method. None stands for not given: its own default, see METHODS."""
 
-    None stands for a default that depends on other settings, or for not given.
-    """
+    method: Annotated[str, Option("Training method.", METHODS)] = "auto"
 
-    dataset: Annotated[
-        str, option("Data; also a folder with train.bin and val.bin.", DATASETS)
-    ] = "digits"
-    augment: Annotated[
-        bool, option("Draw images anew: shifted, mirrored, as the data's sources do.")
-    ] = False
+    gain: float | None = None
+    momentum: float | None = None
+    learning_rate: float | None = None
+    schedule: Schedule | None = None
+    warmup_fraction: float | None = None
+    weight_decay: float | None = None
+    inner: Inner | None = None
+    hyper_learning_rate: float | None = None
+    rule: Rule | None = None
+    discount: float | None = None
+    adaptation_rate: float | None = None
+    min_learning_rate: float | None = None
+    max_learning_rate: float | None = None
+    max_warmup_fraction: float | None = None
+    test_every: int | None = None
+    immediate_cooldown: bool | None = None
 
-    method: Annotated[str, option("Training method.", METHODS)] = "auto"
+
+METHOD_SETTINGS = tuple(
+    field.name for field in dataclasses.fields(MethodConfig) if field.name != "method"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(MethodConfig, ModelConfig):
+    """Trains a model and writes metrics, curves and checkpoints to a directory."""
+
     loss: Annotated[
-        str | None,
-        option("Loss; None: cross_entropy for auto and texts, else square.", LOSSES),
-    ] = None
-    epochs: Annotated[int, option("Passes over the training data.")] = 30
-    batch_size: Annotated[int, option("Examples in a step.")] = 64
-    accumulate: Annotated[
-        int, option("Parts of a batch that are in memory one after another.")
-    ] = 1
-    seed: Annotated[int, option("Seed of the weights and of the order of data.")] = 0
-
-    init: Annotated[
-        str | None, option("Weights; None: what belongs to the method.", INITS)
-    ] = None
-
-    gain: Annotated[float | None, option("agd: factor of its updates.")] = None
-    momentum: Annotated[float | None, option("agd, sgd: decay of the average.")] = None
-    learning_rate: Annotated[
-        float | None,
-        option("Optax's methods: the largest. hd, rtho, marthe: the first."),
-    ] = None
-    scale_learning_rate: Annotated[
-        bool, option("Multiply the learning rate by the model's factor.")
-    ] = False
-    schedule: Annotated[
-        str | None, option("The optax methods: shape of the rate.", SCHEDULES)
-    ] = None
-    warmup_fraction: Annotated[
-        float | None, option("The optax methods: share of the steps that warm up.")
-    ] = None
-    weight_decay: Annotated[float | None, option("adamw, nadamw: decay.")] = None
-
-    inner: Annotated[
-        str | None,
-        option(
-            "Optimizer whose rate is adapted; None: adamw for autowu, adam for "
-            "mechanize, else sgd.",
-            INNERS,
+        LossName | None,
+        Option(
+            "Loss function.",
+            unset="cross_entropy for auto and for text, else square",
         ),
     ] = None
-    hyper_learning_rate: Annotated[
-        float | None,
-        option("hd, rtho, marthe: step of the rate; None: 0.05, multiplicative."),
+    init: Annotated[
+        Init | None, Option("Initialisation scheme.", unset="the method's own")
     ] = None
-    rule: Annotated[
-        str | None,
-        option("hd, rtho, marthe: how; None: additive if the step is given.", RULES),
-    ] = None
-    discount: Annotated[
-        float | None, option("marthe: weight of the past, in [0, 1]; None: adaptive.")
-    ] = None
-    adaptation_rate: Annotated[
-        float | None, option("hd, rtho, marthe: how the step adapts; 0: not at all.")
-    ] = None
-    min_learning_rate: Annotated[
-        float | None, option("autowu: rate of the first step; None: 1e-5.")
-    ] = None
-    max_learning_rate: Annotated[
-        float | None, option("autowu: highest rate it may try; None: 1.")
-    ] = None
-    max_warmup_fraction: Annotated[
-        float | None, option("autowu: share of the steps that may warm up; None: 0.5.")
-    ] = None
-    test_every: Annotated[
-        int | None, option("autowu: steps between two tests; None: 1 % of all.")
-    ] = None
-    immediate_cooldown: Annotated[
-        bool | None, option("autowu: decay right after warm-up; None: at the end.")
-    ] = None
-    validation_fraction: Annotated[
-        float | None,
-        option("Share of the training data held out; None: 0.1 for rtho, marthe."),
-    ] = None
+    scale_learning_rate: Annotated[
+        bool, Option("Scale the learning rate by the architecture's factor.")
+    ] = False
 
+    dataset: Annotated[
+        str, Option("Dataset, or a folder with train.bin and val.bin.", DATASETS)
+    ] = "digits"
     data_dir: Annotated[
         Path | None,
-        option("TFDS directory; None: $TFDS_DATA_DIR or ~/tensorflow_datasets."),
+        Option("TFDS directory.", unset="$TFDS_DATA_DIR or ~/tensorflow_datasets"),
     ] = None
-    output_dir: Annotated[
-        Path | None,
-        option("Directory of the run, new; None: runs/DATASET-MODEL-METHOD-TIME."),
+    augment: Annotated[
+        bool, Option("Augment the training images (random crop and flip).")
+    ] = False
+    validation_fraction: Annotated[
+        float | None,
+        Option(
+            "Fraction of the training data held out.",
+            unset="0.1 for rtho and marthe, else 0",
+        ),
     ] = None
-    log_every: Annotated[int, option("Steps between two lines of metrics.")] = 50
-    evaluate_every: Annotated[int, option("Epochs between two evaluations.")] = 1
-    checkpoint_every: Annotated[int, option("Epochs between two checkpoints.")] = 1
-    steps_per_call: Annotated[
-        int | None,
-        option("Steps in one compiled call; None: 1 on a CPU, else `log_every`."),
-    ] = None
+    batch_size: Annotated[int, Option("Examples per step.")] = 64
+    accumulate: Annotated[int, Option("Gradient-accumulation steps per batch.")] = 1
     test_examples: Annotated[
         int | None,
-        option("Test examples in an evaluation; None: all, of a text at most 2048."),
+        Option("Test examples per evaluation.", unset="all; at most 2048 for text"),
+    ] = None
+
+    epochs: Annotated[int, Option("Passes over the training data.")] = 30
+    seed: Annotated[int, Option("Seed of the weights and of the data order.")] = 0
+    output_dir: Annotated[
+        Path | None,
+        Option("New directory for the run.", unset="runs/DATASET-MODEL-METHOD-TIME"),
+    ] = None
+    log_every: Annotated[int, Option("Steps between two lines of metrics.")] = 50
+    evaluate_every: Annotated[int, Option("Epochs between two evaluations.")] = 1
+    checkpoint_every: Annotated[int, Option("Epochs between two checkpoints.")] = 1
+    steps_per_call: Annotated[
+        int | None,
+        Option("Steps per compiled call.", unset="1 on a CPU, else --log-every"),
     ] = None
     sample_tokens: Annotated[
-        int, option("Tokens of text to draw at the end, into sample.txt.")
+        int, Option("Tokens to generate at the end, into sample.txt; text only.")
     ] = 0
 
     def __post_init__(self) -> None:
@@ -159,7 +126,13 @@ class TrainConfig(ModelConfig):
     @property
     def method_settings(self) -> dict[str, Any]:
         """The settings of methods; None where not given."""
-        return {name: getattr(self, name) for name in METHOD_SETTINGS}
+        return self._settings(METHOD_SETTINGS, self._method_owner())
+
+    def _method_owner(self) -> Collection[str]:
+        return METHODS[self.method].settings_with(self.inner)
+
+    def _owners(self) -> dict[str, Collection[str]]:
+        return super()._owners() | {f"method {self.method}": self._method_owner()}
 
     @property
     def is_text(self) -> bool:
@@ -174,9 +147,9 @@ class TrainConfig(ModelConfig):
         return "cross_entropy" if self.is_text else METHODS[self.method].loss
 
     @property
-    def chosen_init(self) -> str:
+    def chosen_init(self) -> Init:
         """The initialisation, the method's own where none is given."""
-        return self.init or METHODS[self.method].init
+        return self.init or cast(Init, METHODS[self.method].init)
 
     @property
     def held_out(self) -> float:
@@ -188,6 +161,7 @@ class TrainConfig(ModelConfig):
     def check(self) -> None:
         """Raises UserError for what can be seen to be wrong without any data."""
         dataset_kind(self.dataset)
+        look_up("method", self.method, METHODS)
         super().check()
         check_kind(self.model, self.dataset)
         settings = method_settings(self.method, self.method_settings)
@@ -243,6 +217,8 @@ class TrainConfig(ModelConfig):
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """Returns the configuration with paths as strings."""
     fields = dataclasses.asdict(config)
+    if not config.settings:
+        del fields["settings"]
     return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
 
 

@@ -1,6 +1,7 @@
 """Losses of a classifier: one number per example, or per token of a text."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,9 @@ def is_correct(
     return (jnp.argmax(outputs, axis=-1) == labels).astype(jnp.float32)
 
 
-# To add a loss, add its row: command line, comparisons and checks read this table.
+LossName = Literal["square", "cross_entropy"]
+# To add a loss, add its row, and its name above: command line, comparisons and checks
+# read this table.
 LOSSES: dict[str, Loss] = {
     "square": square_loss,
     "cross_entropy": cross_entropy_loss,

@@ -1,103 +1,86 @@
 """The options that choose a model, shared by the commands, and what data fits it."""
 
 import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 from flax import nnx
 
 import hpfree_jax as hp
-from hpfree_jax._errors import UserError, choose_settings, look_up
-from hpfree_jax.data import dataset_kind as dataset_kind
+from hpfree_jax._errors import UserError, look_up
+from hpfree_jax._options import Option
+from hpfree_jax._settings import choose
+from hpfree_jax.data import dataset_kind
 from hpfree_jax.models import MODELS
-
-MODEL_SETTINGS = (
-    *("depth", "width", "bias", "dag", "pre_activation", "channels", "kernel_size"),
-    *("cell", "cells", "affine", "growth", "heads", "context", "dropout"),
-    *("drop_path", "final_norm", "tied", "remat", "scan"),
-)
-
-
-def option(help: str, names: Any = ()) -> Any:
-    """Help for an option, and the words it takes."""
-    choices = f" One of: {', '.join(names)}." if names else ""
-    return tyro.conf.arg(help=help + choices)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A model. None stands for not given."""
+    """A model. None stands for not given: the model's own default, see MODELS."""
 
-    model: Annotated[str, option("Network.", MODELS)] = "fcn"
+    model: Annotated[str, Option("Model.", MODELS)] = "fcn"
 
-    depth: Annotated[
-        int | None, option("Weight matrices of fcn, layers, blocks of a gpt.")
-    ] = None
-    width: Annotated[
-        int | None, option("Units of a layer; wide_resnet: widening factor.")
-    ] = None
-    bias: Annotated[bool | None, option("Biases; None: as the model has it.")] = None
-    dag: Annotated[
-        str | None, option("dag_mlp, dag_cnn: edges into node 1, 2, ..., as 2_12_022.")
-    ] = None
-    pre_activation: Annotated[
-        bool | None, option("dag_mlp, dag_cnn: nodes sum what precedes activations.")
-    ] = None
-    channels: Annotated[
-        int | None, option("Convolutional networks: channels of the first layers.")
-    ] = None
-    kernel_size: Annotated[int | None, option("dag_cnn: size of the kernels.")] = None
-    cell: Annotated[
-        str | None, option("tiny_network: cell of NAS-Bench-201, as 3_34_131.")
-    ] = None
-    cells: Annotated[int | None, option("tiny_network: cells in a stage.")] = None
-    affine: Annotated[bool | None, option("Scales and shifts in normalisation.")] = None
-    growth: Annotated[int | None, option("densenet_bc: channels of a layer.")] = None
-    heads: Annotated[int | None, option("gpt: heads of the attention.")] = None
-    context: Annotated[int | None, option("gpt: tokens in an example.")] = None
-    dropout: Annotated[
-        float | None, option("Share of numbers set to zero in training.")
-    ] = None
-    drop_path: Annotated[
-        float | None, option("efficientnet_b0: share of branches left out.")
-    ] = None
-    final_norm: Annotated[
-        bool | None, option("preact_resnet: normalisation after the last block.")
-    ] = None
-    tied: Annotated[bool | None, option("gpt: the readout is the table of tokens.")] = (
-        None
-    )
-    remat: Annotated[
-        bool | None, option("Compute blocks again backwards, to save memory.")
-    ] = None
-    scan: Annotated[bool | None, option("gpt: blocks as one loop, compiled once.")] = (
-        None
-    )
+    depth: int | None = None
+    width: int | None = None
+    bias: bool | None = None
+    dag: str | None = None
+    pre_activation: bool | None = None
+    channels: int | None = None
+    kernel_size: int | None = None
+    cell: str | None = None
+    cells: int | None = None
+    affine: bool | None = None
+    growth: int | None = None
+    heads: int | None = None
+    context: int | None = None
+    dropout: float | None = None
+    drop_path: float | None = None
+    final_norm: bool | None = None
+    tied: bool | None = None
+    remat: bool | None = None
+    scan: bool | None = None
+
+    # Settings of models and methods that are no field, such as those that a user
+    # registered.
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def model_settings(self) -> dict[str, Any]:
         """The settings of models; None where not given."""
-        return {name: getattr(self, name) for name in MODEL_SETTINGS}
+        return self._settings(MODEL_SETTINGS, MODELS[self.model].settings)
+
+    def _settings(self, names: Sequence[str], own: Collection[str]) -> dict[str, Any]:
+        fields = {name: getattr(self, name) for name in names}
+        return fields | {k: v for k, v in self.settings.items() if k in own}
+
+    def _owners(self) -> dict[str, Collection[str]]:
+        """The settings of what is configured, by what it is, for messages."""
+        return {f"model {self.model}": MODELS[self.model].settings}
 
     def check(self) -> None:
         """Raises UserError for what can be seen to be wrong without any data."""
         model = look_up("model", self.model, MODELS)
-        check_positive(
-            self,
-            *("depth", "width", "channels", "kernel_size", "cells", "growth"),
-            *("heads", "context"),
-        )
-        choose_settings(f"model {self.model}", self.model_settings, model.defaults)
+        choose(f"model {self.model}", self.model_settings, model.settings)
+        owners = self._owners()
+        for name, value in self.settings.items():
+            if not any(name in own for own in owners.values()):
+                takes = ", nor to ".join(
+                    f"{owner}, which takes {', '.join(own) or 'no settings'}"
+                    for owner, own in owners.items()
+                )
+                raise UserError(
+                    f"`{name}` {value} of `settings` does not apply to {takes}; leave "
+                    "it out"
+                )
 
 
-def check_positive(config: Any, *names: str) -> None:
-    """Raises UserError for the first setting that is given and below 1."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UserError(f"`{name}` must be at least 1, got {value}")
+MODEL_SETTINGS = tuple(
+    field.name
+    for field in dataclasses.fields(ModelConfig)
+    if field.name not in ("model", "settings")
+)
 
 
 def check_kind(model: str, dataset: str) -> None:

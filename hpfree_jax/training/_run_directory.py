@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpfree_jax._errors import UserError
+from hpfree_jax._options import types_of
 from hpfree_jax.training._config import TrainConfig, from_json, to_json
 from hpfree_jax.training._files import (
     LOCK,
@@ -142,8 +143,9 @@ class RunDirectory:
 
 def _check_types(config: TrainConfig) -> None:
     for name, hint in typing.get_type_hints(TrainConfig).items():
-        value, kinds = getattr(config, name), typing.get_args(hint) or (hint,)
+        value, kinds = getattr(config, name), types_of(hint)
         # Exact, since a bool is an int; a path and a whole number come as subtypes.
         fits = type(value) in kinds or (Path in kinds and isinstance(value, Path))
+        fits |= name == "settings" and isinstance(value, dict)
         if not fits and not (float in kinds and type(value) is int):
             raise TypeError(f"`{name}` cannot be {value!r}")

@@ -157,7 +157,8 @@ def _read_architecture(
         if config.chosen_init != "default":
             params = nnx.state(model, nnx.Param)
             init_key = jax.random.fold_in(key, 0)
-            drawn = hp.initialize(init_key, params, arch, config.chosen_init)
+            scheme: Any = config.chosen_init  # checked with the configuration
+            drawn = hp.initialize(init_key, params, arch, scheme)
             nnx.update(model, drawn)
         if model_args:
             params = nnx.state(model, nnx.Param)

@@ -5,6 +5,8 @@
 and yields what happened.
 """
 
+from hpfree_jax.training._config import INITS as INITS
+from hpfree_jax.training._config import Init as Init
 from hpfree_jax.training._files import LOCK as LOCK
 from hpfree_jax.training._files import WriteError as WriteError
 from hpfree_jax.training._files import default_directory as default_directory
@@ -18,8 +20,11 @@ from hpfree_jax.training._loop import Intervals as Intervals
 from hpfree_jax.training._loop import Window as Window
 from hpfree_jax.training._loop import make_functions as make_functions
 from hpfree_jax.training._loop import windows as windows
+from hpfree_jax.training._losses import LossName as LossName
 from hpfree_jax.training._memory import enough_memory as enough_memory
-from hpfree_jax.training._run_directory import RunDirectory as RunDirectory
+from hpfree_jax.training._model_config import ModelConfig as ModelConfig
+from hpfree_jax.training._model_config import check_kind as check_kind
+from hpfree_jax.training._model_config import trace_model as trace_model
 from hpfree_jax.training._state import Task as Task
 from hpfree_jax.training._state import prepare as prepare
 from hpfree_jax.training._steps import ResidentData as ResidentData

@@ -62,7 +62,7 @@ def test_the_suffix_chooses_the_format_and_nothing_is_overwritten(
         ("--subgraph blocks", "`subgraph`: No layer has a path under `blocks`"),
         ("--model dag_mlp --dag 2_2", "Node 2 of '2_2' needs 2"),
         ("--model dag_cnn --kernel-size 0", "`kernel_size` must be at least 1, got 0"),
-        ("--cells 0", "`cells` must be at least 1, got 0"),
+        ("--model tiny_network --cells 0", "`cells` must be at least 1, got 0"),
         ("--cell 3_34_131", "`cell` 3_34_131 does not apply to model fcn"),
         ("--colour", "hpfree architecture --help lists the options"),
     ],

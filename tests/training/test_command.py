@@ -96,7 +96,10 @@ def error_of(run, *args):
             "`scale_learning_rate` does not apply to method auto",
         ),
         ("--model dag_mlp --dag 2_2", "`depth` 2 does not apply to model dag_mlp"),
-        ("--channels 0", "`channels` must be at least 1, got 0"),
+        (
+            "--model dag_cnn --channels 0 --depth None --width None",
+            "`channels` must be at least 1, got 0",
+        ),
         ("--dag 2", "`dag` 2 does not apply to model fcn"),
         ("--epochs 0", "`epochs` must be at least 1, got 0"),
         ("--epochs -3", "`epochs` must be at least 1, got -3"),
