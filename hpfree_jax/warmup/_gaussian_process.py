@@ -1,6 +1,6 @@
 """Gaussian-process regression of a loss curve, on fixed-size data with gaps.
 
-The only place that imports tinygp. The inputs lie in [0, 1] and the lengthscale is
+The inputs lie in [0, 1] and the lengthscale is
 fixed, so that the kernel is a product of a few dozen features: every solve becomes one
 of that size.
 """
@@ -16,9 +16,6 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
-from tinygp import GaussianProcess, kernels
-from tinygp.noise import Noise
-from tinygp.solvers.solver import Solver
 
 from hpfree_jax._base import accumulator_dtype
 
@@ -138,70 +135,6 @@ def rotate(points: Points, lengthscale: ArrayLike) -> RotatedPoints:
     return RotatedPoints(y, one, jnp.maximum(eigenvalues, 0), num_points)
 
 
-class EigenSolver(Solver):
-    """Solver of tinygp for rotated points, whose covariance is diagonal."""
-
-    variances: Array  # of the coordinates
-    noise: Array
-    num_points: Array
-
-    def __init__(
-        self,
-        kernel: kernels.Kernel,
-        X: Array,
-        noise: Noise,
-        *,
-        covariance: Any = None,
-        points: RotatedPoints,
-    ):
-        del covariance
-        outputscale = kernel.evaluate_diag(X[0])  # the kernel is stationary
-        self.noise = noise.diagonal()[0]  # the same for all points
-        self.variances = outputscale * points.eigenvalues + self.noise
-        self.num_points = points.num_points
-
-    def variance(self) -> Array:
-        """The diagonal of the covariance matrix."""
-        return self.variances
-
-    def covariance(self) -> Array:
-        """The covariance matrix."""
-        return jnp.diag(self.variances)
-
-    def normalization(self) -> Array:
-        """(log det + n log 2 pi) / 2, with the directions that are not listed."""
-        num_unlisted = self.num_points - self.variances.shape[0]
-        log_det = jnp.sum(jnp.log(self.variances)) + num_unlisted * jnp.log(self.noise)
-        return (log_det + self.num_points * math.log(2 * math.pi)) / 2
-
-    def solve_triangular(self, y: Array, *, transpose: bool = False) -> Array:
-        """Divides by the root of the covariance."""
-        return y / jnp.sqrt(self.variances)
-
-    def dot_triangular(self, y: Array) -> Array:
-        """Multiplies by the root of the covariance."""
-        return y * jnp.sqrt(self.variances)
-
-    def condition(self, kernel: kernels.Kernel, X_test: Any, noise: Noise) -> Any:
-        """Not defined: a grid has no rotated coordinates. See :func:`predict`."""
-        raise NotImplementedError("Predict with `predict`, from points as they are.")
-
-
-def negative_log_likelihood(
-    parameters: GPParameters, points: RotatedPoints, lengthscale: ArrayLike
-) -> Float[Array, ""]:
-    """-log p(y) per point that is present."""
-    gp = GaussianProcess(
-        parameters.outputscale * kernels.ExpSquared(jnp.asarray(lengthscale)),
-        points.one,
-        diag=parameters.noise,
-        mean=lambda one: parameters.mean * one,
-        solver=EigenSolver,
-        points=points,
-    )
-    return -gp.log_probability(points.y) / jnp.maximum(points.num_points, 1)
-
-
 def fit(
     state: GPState, points: Points, lengthscale: ArrayLike, num_steps: ArrayLike
 ) -> tuple[GPState, Bool[Array, ""]]:
@@ -210,6 +143,9 @@ def fit(
     Returns:
       The new state, and whether it is finite, as it is unless the likelihood was not.
     """
+    # Here, so that only who makes an AutoWU step waits for tinygp and equinox.
+    from hpfree_jax.warmup._likelihood import negative_log_likelihood
+
     # In float32 a mean of 1e6 could not move by 0.01: fit its distance from here.
     center = state.parameters.mean
     rotated = rotate(points._replace(y=points.y - center), lengthscale)

@@ -8,6 +8,7 @@ from tinygp import GaussianProcess, kernels
 
 from hpfree_jax.warmup import _gaussian_process as gaussian_process
 from hpfree_jax.warmup._gaussian_process import GPParameters, Points
+from hpfree_jax.warmup._likelihood import negative_log_likelihood
 
 CAPACITY = 60
 
@@ -23,7 +24,7 @@ def ours(parameters, points, lengthscale):
     rotated = gaussian_process.rotate(points, lengthscale)
     grid = jnp.linspace(0, 1, 100)
     return (
-        gaussian_process.negative_log_likelihood(parameters, rotated, lengthscale),
+        negative_log_likelihood(parameters, rotated, lengthscale),
         gaussian_process.predict(parameters, points, grid, lengthscale),
     )
 

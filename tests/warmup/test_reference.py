@@ -12,6 +12,7 @@ import pytest
 import hpfree_jax as hp
 from hpfree_jax.warmup import _gaussian_process as gaussian_process
 from hpfree_jax.warmup._gaussian_process import Points
+from hpfree_jax.warmup._likelihood import negative_log_likelihood
 from tests.reference import STORED_AUTOWU, load_case, load_stored
 from tests.warmup import recurrence
 
@@ -31,9 +32,7 @@ def fit_and_predict(state, points, lengthscale):
     mean = jnp.sum(points.y) / jnp.sum(points.is_present)  # absent ones are 0 here
     state = state._replace(parameters=state.parameters._replace(mean=mean))
     rotated = gaussian_process.rotate(points, lengthscale)
-    before = gaussian_process.negative_log_likelihood(
-        state.parameters, rotated, lengthscale
-    )
+    before = negative_log_likelihood(state.parameters, rotated, lengthscale)
     state, is_usable = gaussian_process.fit(state, points, lengthscale, 100)
     grid = jnp.linspace(0, 1, 500)
     prediction = gaussian_process.predict(state.parameters, points, grid, lengthscale)
