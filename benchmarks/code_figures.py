@@ -35,6 +35,7 @@ class Import(NamedTuple):
       module: the module that is imported from, or the imported module itself.
       name: the name taken from ``module``; ``None`` if it is the module.
       is_deferred: whether the import runs in a function, or for type checkers alone.
+      is_exported: whether the name is handed on, ``import x as x``.
     """
 
     importer: str
@@ -42,6 +43,7 @@ class Import(NamedTuple):
     module: str
     name: str | None
     is_deferred: bool
+    is_exported: bool = False
 
     def __str__(self) -> str:
         taken = self.module if self.name is None else f"{self.module}.{self.name}"
@@ -116,7 +118,8 @@ def _imports_of(
             module, name = node.module, alias.name
             if submodule in modules:
                 module, name = submodule, None
-            yield Import(importer, node.lineno, module, name, is_deferred)
+            is_exported = alias.asname == alias.name
+            yield Import(importer, node.lineno, module, name, is_deferred, is_exported)
 
 
 def _is_ours(module: str) -> bool:
@@ -323,7 +326,7 @@ def public_names(sources: dict[str, str], imports: list[Import]) -> dict[str, st
     exported = {}
     for door in doors:
         for i in _exports(door, imports):
-            if i.name and not i.name.startswith("_"):
+            if i.name and i.is_exported:
                 exported[f"{door}.{i.name}"] = f"{i.module}.{i.name}"
 
     def definition(name: str) -> str:

@@ -30,7 +30,7 @@ from flax import nnx
 
 import hpfree_jax as hp
 from hpfree_jax.data import Dataset, load_dataset, open_stream
-from hpfree_jax.data._records import decode_image
+from hpfree_jax.data._codec import decode_image
 from hpfree_jax.models import build_model
 
 CLASS = "n01440764"  # any of ImageNet's

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from hpfree_jax._errors import UserError
 from hpfree_jax.data import _imagenet16, _imagenet2012
-from hpfree_jax.data._digits import encode_png
+from hpfree_jax.data._codec import encode_png
 
 
 def mnist_examples(num_examples, data_path, label_path):
