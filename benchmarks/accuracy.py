@@ -1,6 +1,6 @@
 """Test accuracy of hp.auto and AGD beside AdamW with a cosine, at one setting each.
 
-    python benchmarks/accuracy.py --data-dir ../shared/tfds [--tasks digits-fcn ...]
+    python benchmarks/accuracy.py --data-dir DIR [--tasks digits-fcn ...]
 
 Runs ``hpfree train`` for each line, stores the results in benchmarks/accuracy.json and
 prints the table of docs/measurements.md. Lines already stored are not run again; delete

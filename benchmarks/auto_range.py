@@ -1,6 +1,6 @@
 """Where hp.auto can fail: horizons, batches, depths and widths far from usual ones.
 
-    python benchmarks/auto_range.py --data-dir ../shared/tfds [--seed 0]
+    python benchmarks/auto_range.py --data-dir ~/tensorflow_datasets [--seed 0]
 
 hp.auto beside Adam at 1e-3 with cosine decay to 0, on networks of this library with
 cross-entropy: MNIST for the fully connected and convolutional ones, the characters of

@@ -1,6 +1,6 @@
 """What hp.auto is made of, one piece changed at a time, judged on held-out data.
 
-    python benchmarks/auto_recipe.py run --data-dir ../shared/tfds [VARIANT ...]
+    python benchmarks/auto_recipe.py run --data-dir ~/tensorflow_datasets [VARIANT ...]
     python benchmarks/auto_recipe.py table
 
 Each variant of the recipe trains the tasks of the no-tuning suite from three seeds that
@@ -256,7 +256,7 @@ def main():
     own = commands.add_parser("run")
     own.add_argument("variants", nargs="*", default=[])
     own.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    own.add_argument("--data-dir", default="../shared/tfds")
+    own.add_argument("--data-dir", default=None)
     own = commands.add_parser("table")
     own.add_argument("variants", nargs="*", default=[])
     args = parser.parse_args()

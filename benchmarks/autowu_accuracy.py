@@ -1,6 +1,6 @@
 """AutoWU, nothing chosen, against AdamW with warm-up and cosine at five rates.
 
-    python benchmarks/autowu_accuracy.py --data-dir ../shared/tfds [--seeds 0 1 ...]
+    python benchmarks/autowu_accuracy.py --data-dir DIR [--seeds 0 1 ...]
 
 Runs ``hpfree train`` on MNIST and CIFAR-10 with batches of 128, 1024 and 4096: AutoWU
 at its defaults, and AdamW with 5 % warm-up and a cosine at each rate of the grid. Every

@@ -35,6 +35,7 @@ class Import(NamedTuple):
       module: the module that is imported from, or the imported module itself.
       name: the name taken from ``module``; ``None`` if it is the module.
       is_deferred: whether the import runs in a function, or for type checkers alone.
+      is_exported: whether the name is handed on, ``import x as x``.
     """
 
     importer: str
@@ -42,6 +43,7 @@ class Import(NamedTuple):
     module: str
     name: str | None
     is_deferred: bool
+    is_exported: bool = False
 
     def __str__(self) -> str:
         taken = self.module if self.name is None else f"{self.module}.{self.name}"
@@ -116,7 +118,8 @@ def _imports_of(
             module, name = node.module, alias.name
             if submodule in modules:
                 module, name = submodule, None
-            yield Import(importer, node.lineno, module, name, is_deferred)
+            is_exported = alias.asname == alias.name
+            yield Import(importer, node.lineno, module, name, is_deferred, is_exported)
 
 
 def _is_ours(module: str) -> bool:
@@ -320,11 +323,11 @@ def public_names(sources: dict[str, str], imports: list[Import]) -> dict[str, st
         if (subpackage := _subpackage(module, sources))
         and not subpackage.startswith("_")
     }
-    exported = {
-        f"{i.importer}.{i.name}": f"{i.module}.{i.name}"
-        for i in imports
-        if i.importer in doors and i.name and not i.name.startswith("_")
-    }
+    exported = {}
+    for door in doors:
+        for i in _exports(door, imports):
+            if i.name and i.is_exported:
+                exported[f"{door}.{i.name}"] = f"{i.module}.{i.name}"
 
     def definition(name: str) -> str:
         while name in exported:
@@ -334,10 +337,18 @@ def public_names(sources: dict[str, str], imports: list[Import]) -> dict[str, st
     return {name: definition(name) for name in exported}
 
 
+def _exports(module: str, imports: list[Import]) -> Iterator[Import]:
+    for imported in imports:
+        if imported.importer == module and imported.name == "*":
+            yield from _exports(imported.module, imports)
+        elif imported.importer == module:
+            yield imported
+
+
 def find_undocumented(names: dict[str, str], reference: str) -> list[str]:
     """Returns the public names that have no directive in the reference."""
     documented, module = set(), ""
-    directive = re.compile(r"\.\. (currentmodule|auto\w+):: ([\w.]+)")
+    directive = re.compile(r"\.\. (currentmodule|auto\w+|py:data):: ([\w.]+)")
     for kind, target in directive.findall(reference):
         if kind == "currentmodule":
             module = target

@@ -1,6 +1,6 @@
 """Speed of the input pipelines, and what they add to a training step.
 
-    python benchmarks/input_pipeline.py --data-dir ../shared/tfds [--seconds 5]
+    python benchmarks/input_pipeline.py --data-dir ~/tensorflow_datasets [--seconds 5]
 
 1. CIFAR-10 streamed from its files: images per second, and processor time per image.
 2. CIFAR-10 on the device: time of a training step that gathers, augments and normalises
@@ -30,7 +30,7 @@ from flax import nnx
 
 import hpfree_jax as hp
 from hpfree_jax.data import Dataset, load_dataset, open_stream
-from hpfree_jax.data._records import decode_image
+from hpfree_jax.data._codec import decode_image
 from hpfree_jax.models import build_model
 
 CLASS = "n01440764"  # any of ImageNet's

@@ -1,6 +1,6 @@
 """Kernels of convolutions under the spectral norm: folded into the fan-in, or apart.
 
-    python benchmarks/kernel_positions.py --data-dir ../shared/tfds [--seeds 3]
+    python benchmarks/kernel_positions.py --data-dir ~/tensorflow_datasets [--seeds 3]
 
 The two convolutional tasks of the no-tuning suite, at the rate and schedule of
 ``hp.auto``, with all singular directions and a decay that is proportional to depth.
@@ -63,7 +63,7 @@ def build(length, architecture, layout, *, fold):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", default="../shared/tfds")
+    parser.add_argument("--data-dir", default=None)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     tasks = [task for task in SUITES["no-tuning"] if task.name in TASKS]

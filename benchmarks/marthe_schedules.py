@@ -1,6 +1,6 @@
 r"""MARTHE beside HD, RTHO and four schedules made by hand, from three learning rates.
 
-    python benchmarks/marthe_schedules.py --data-dir ../shared/tfds \
+    python benchmarks/marthe_schedules.py --data-dir ~/tensorflow_datasets \
         [--plot docs/marthe_schedules.png]
 
 The claim of the paper (https://arxiv.org/abs/1910.08525) is that MARTHE is as good as a

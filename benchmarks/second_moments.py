@@ -16,6 +16,7 @@ and the standard error of the last one.
 
 import argparse
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -200,10 +201,8 @@ def show_stem(draws):
     fn, params = network(live_kinds(STRINGS[1]), False)
     x = jax.ShapeDtypeStruct((1, 784), "float32")
     arch = hp.trace_architecture(fn, params, x)
-    for scheme, options in (
-        ("source", {"degree": "source", "fan": "fan_out"}),
-        ("target", {}),
-    ):
+    source: dict[str, Any] = {"degree": "source", "fan": "fan_out"}
+    for scheme, options in (("source", source), ("target", {})):
         ends = [
             hp.initialize(key, params, arch, **options)
             for key in jax.random.split(jax.random.key(2), min(draws, 4))

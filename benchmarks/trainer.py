@@ -1,6 +1,6 @@
 """Time of ``hpfree train`` on MNIST beside that of its bare training steps.
 
-    python benchmarks/trainer.py --data-dir ../shared/tfds [--epochs 10]
+    python benchmarks/trainer.py --data-dir ~/tensorflow_datasets [--epochs 10]
 
 The bare steps are a jitted, donated step on one batch that never changes, run before
 and after the trainer in the same process. Three ratios to them are printed: of the

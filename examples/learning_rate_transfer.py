@@ -7,7 +7,7 @@ to plain networks of 3 to 10 layers and to random DAGs. Each of them is searched
 as well, to see what the prediction is worth. Networks that the output file holds
 already, of the same settings, are not run again.
 
-    python examples/learning_rate_transfer.py --data-dir ../shared/tfds \\
+    python examples/learning_rate_transfer.py --data-dir ~/tensorflow_datasets \\
         --output benchmarks/learning_rate_transfer.json \\
         --plot docs/learning_rate_transfer.png
 
@@ -18,6 +18,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +124,8 @@ class Trial:
         self.fn, params = network(code, *sizes, options.published)
         self.arch = hp.trace_architecture(self.fn, params, images[:1])
         keys = jax.random.split(jax.random.key(options.seed), options.seeds)
-        words = {"degree": "source", "fan": "fan_out"} if options.published else {}
+        published: dict[str, Any] = {"degree": "source", "fan": "fan_out"}
+        words = published if options.published else {}
         self.starts = jax.vmap(
             lambda key: hp.initialize(key, params, self.arch, **words)
         )(keys)

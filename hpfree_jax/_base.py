@@ -209,6 +209,15 @@ def largest_part(
     return jnp.max(jnp.abs(array), axes, keepdims=keepdims, initial=0)
 
 
+def divisible(positive: Array) -> Array:
+    """The number, or the largest one whose reciprocal has full precision.
+
+    XLA divides by many numbers at once by multiplying with a reciprocal, and a
+    reciprocal below the smallest normal number counts as zero.
+    """
+    return jnp.minimum(positive, 1 / jnp.finfo(positive.dtype).tiny)
+
+
 def range_factor(largest: Array) -> Array:
     """A power of two that brings a number of extreme size near 1; else 1.
 

@@ -4,19 +4,16 @@ Each function raises if the row breaks its rule. test_all_methods.py runs every 
 every method; test_contract.py runs each on a transformation that breaks it.
 """
 
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
-from flax import nnx, serialization
-from flax.core import freeze
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -27,18 +24,16 @@ from tests.problems import make_params, quadratic
 RULES = []
 
 
-class TwoLayers(nnx.Module):
-    """Has the parameters of problems.make_params."""
-
-    def __init__(self):
-        rngs = nnx.Rngs(0)
-        self.fc1 = nnx.Linear(8, 16, rngs=rngs)
-        self.fc2 = nnx.Linear(16, 8, rngs=rngs)
-
-
 def rule(function):
-    RULES.append(function)
-    return function
+    """Adds a rule: no dtype or rank is promoted silently while it runs."""
+
+    @functools.wraps(function)
+    def strict(method):
+        with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+            function(method)
+
+    RULES.append(strict)
+    return strict
 
 
 def make_step(method: Method, tx, loss=quadratic):
@@ -356,7 +351,13 @@ def none_and_integer_leaves_are_left_alone(method):
 @rule
 def multi_steps_uses_the_mean_gradient(method):
     tx, params = method.make(), make_params()
-    accumulating = optax.MultiSteps(tx, 2)
+
+    def strict_update(*args, **extra_args):
+        with jax.numpy_dtype_promotion("strict"):
+            return tx.update(*args, **extra_args)
+
+    strict = type(tx)(tx.init, strict_update)  # with or without extra arguments
+    accumulating = optax.MultiSteps(strict, 2)
     grads = jax.grad(quadratic)(params)
     halves = [jax.tree.map(lambda g, c=c: c * g, grads) for c in (0.5, 1.5)]
     state, whole_state = accumulating.init(params), tx.init(params)
@@ -365,7 +366,8 @@ def multi_steps_uses_the_mean_gradient(method):
     update, accumulate = jitted(tx), jitted(accumulating)
     for _ in range(2):
         for half in halves:
-            updates, state = accumulate(half, state)
+            with jax.numpy_dtype_promotion("standard"):  # for optax's own counter
+                updates, state = accumulate(half, state)
         expected, whole_state = update(grads, whole_state)
         assert_same(updates, expected, **close(method, 1e-5, 1e-6))
     if method.has_rate:
@@ -489,6 +491,10 @@ def extreme_gradients(grads, dtype):
 
 @rule
 def every_container_gives_the_same_numbers(method):
+    eqx = pytest.importorskip("equinox")
+    flax_core = pytest.importorskip("flax.core")
+    nnx = pytest.importorskip("flax.nnx")
+
     class Linear(eqx.Module):
         bias: jax.Array
         kernel: jax.Array
@@ -501,7 +507,7 @@ def every_container_gives_the_same_numbers(method):
     fc1, fc2 = params["fc1"], params["fc2"]
     expected, _ = run(method, method.make(), params, 2)
     for tree in (
-        freeze(params),
+        flax_core.freeze(params),
         Network(fc1, fc2),
         Network(Linear(**fc1), Linear(**fc2)),
         nnx.State(jax.tree.map(nnx.Param, params)),
@@ -554,12 +560,29 @@ def the_learning_rate_is_seen_through_every_wrapper(method):
             is_leaf=lambda leaf: type(leaf) is type(state),
         )
         assert hp.get_learning_rate(with_state) == expected
-    optimizer = nnx.Optimizer(TwoLayers(), tx, wrt=nnx.Param)
+
+
+@rule
+def the_learning_rate_is_seen_in_an_nnx_optimizer(method):
+    nnx = pytest.importorskip("flax.nnx")
+    if not method.has_rate:
+        pytest.skip("it has no learning rate")
+
+    class TwoLayers(nnx.Module):
+        """Has the parameters of problems.make_params."""
+
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            self.fc1 = nnx.Linear(8, 16, rngs=rngs)
+            self.fc2 = nnx.Linear(16, 8, rngs=rngs)
+
+    optimizer = nnx.Optimizer(TwoLayers(), method.make(), wrt=nnx.Param)
     assert hp.get_learning_rate(optimizer.opt_state).shape == ()
 
 
 @rule
 def a_checkpoint_continues_bit_for_bit(method):
+    ocp = pytest.importorskip("orbax.checkpoint")
     tx, params = method.make(), make_params()
     expected = run(method, tx, params, 4)
     halfway = run(method, tx, params, 2)
@@ -576,6 +599,7 @@ def a_checkpoint_continues_bit_for_bit(method):
 
 @rule
 def flax_serialization_continues_bit_for_bit(method):
+    serialization = pytest.importorskip("flax.serialization")
     tx, params = method.make(), make_params()
     expected = run(method, tx, params, 4)
     halfway = run(method, tx, params, 2)

@@ -22,14 +22,14 @@ def descend(state, grads, params):
     leaves = [g for g in jax.tree.leaves(grads) if is_inexact(g)]
     finite = sum((jnp.sum(~jnp.isfinite(g)) for g in leaves), start=0) == 0
 
-    def step(g, p):
+    def leaf_update(g, p):
         if not is_inexact(g):
             return jnp.zeros_like(p)
         limit = float(jnp.finfo(p.dtype).max) / 2  # the rate is 2
-        g = jnp.clip(g, -limit, limit)
-        return jnp.where(finite, -state.learning_rate * g, 0).astype(p.dtype)
+        wide = jnp.clip(g.astype(state.learning_rate.dtype), -limit, limit)
+        return jnp.where(finite, -state.learning_rate * wide, 0).astype(p.dtype)
 
-    return jax.tree.map(step, grads, params)
+    return jax.tree.map(leaf_update, grads, params)
 
 
 def method(
@@ -183,6 +183,12 @@ BROKEN = {
     ),
     "the_state_is_a_named_tuple_of_arrays": method(factory=with_a_dict_state),
     "the_learning_rate_is_seen_through_every_wrapper": method(
+        factory=lambda learning_rate: optax.GradientTransformationExtraArgs(
+            lambda params: NamelessState(jnp.ones(())),
+            lambda grads, state, params=None, **extra_args: (grads, state),
+        )
+    ),
+    "the_learning_rate_is_seen_in_an_nnx_optimizer": method(
         factory=lambda learning_rate: optax.GradientTransformationExtraArgs(
             lambda params: NamelessState(jnp.ones(())),
             lambda grads, state, params=None, **extra_args: (grads, state),

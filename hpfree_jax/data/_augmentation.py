@@ -12,7 +12,7 @@ from jaxtyping import Array, Key, UInt8
 
 
 class Augmentation(NamedTuple):
-    """What is drawn anew for an image each time it is trained on.
+    """Random augmentation of the training images.
 
     >>> images = jnp.ones((2, 4, 4, 1), jnp.uint8)
     >>> Augmentation(padding=1, flip=True)(jax.random.key(0), images).shape

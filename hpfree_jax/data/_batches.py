@@ -146,7 +146,7 @@ def choose_workers(workers: int | None) -> int:
 
 
 class ShuffledOrder:
-    """In which order examples are visited: every epoch anew, each once.
+    """The order of the training examples, shuffled in every epoch.
 
     Grain's own shuffle computes one index at a time in Python (25 microseconds
     measured, half as long as it takes to read a CIFAR image); this one draws the

@@ -2,8 +2,9 @@
 
 import math
 
-import cv2
 import numpy as np
+
+from hpfree_jax.data._codec import opencv
 
 SCALE = (0.08, 1.0)  # share of the image's area that a random crop covers
 RATIO = (3 / 4, 4 / 3)  # width / height of a random crop
@@ -67,6 +68,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     Colours are turned around on the way in and out: OpenCV decodes blue first, so that
     what comes in is a view, which it would copy.
     """
+    cv2 = opencv("resizing photographs")
     shrinks = height < image.shape[0] and width < image.shape[1]
     filter_ = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(image[..., ::-1], (width, height), interpolation=filter_)[

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+
+from hpfree_jax.data._codec import encode_png
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -47,13 +48,3 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             if (index % 5 == 4) == bool(is_test):
                 pixels = np.round(image * 255 / 16).astype(np.uint8)
                 yield index, {"image": encode_png(pixels), "label": int(label)}
-
-
-def encode_png(pixels: np.ndarray) -> bytes:
-    """Encodes a grey ``(height, width[, 1])`` or an RGB image.
-
-    TFDS would encode arrays with TensorFlow; encoded bytes it stores as they are.
-    """
-    if pixels.ndim == 3 and pixels.shape[-1] == 3:
-        pixels = pixels[..., ::-1]  # OpenCV's order is blue, green, red
-    return cv2.imencode(".png", pixels)[1].tobytes()

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from hpfree_jax._errors import UserError
-from hpfree_jax.data._digits import encode_png
+from hpfree_jax.data._codec import encode_png
 from hpfree_jax.data._pickles import read_pickle
 
 NUM_CLASSES = 120
@@ -87,7 +87,7 @@ def read_batch_file(path: Path, checksum: str) -> tuple[np.ndarray, np.ndarray]:
     if found != checksum:
         raise UserError(
             f"{path} is damaged: its MD5 is {found}, the authors' file has {checksum}; "
-            "fetch it anew"
+            "fetch it again"
         )
     content = read_pickle(path)
     try:

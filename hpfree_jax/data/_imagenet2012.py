@@ -5,11 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from hpfree_jax._errors import UserError
-from hpfree_jax.data._records import CorruptExampleError, decode_image
+from hpfree_jax.data._codec import CorruptExampleError, decode_image, encode_jpeg
 
 ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
@@ -70,14 +67,11 @@ def checked_jpeg(encoded: bytes, where: str) -> bytes:
         image = decode_image(encoded, 3)
     except CorruptExampleError as error:
         raise UserError(
-            f"the image {where} is damaged ({error}); fetch the archive anew"
+            f"the image {where} is damaged ({error}); fetch the archive again"
         ) from error
     if encoded[:2] == b"\xff\xd8" and _num_colours(encoded) != 4:
         return encoded
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 100]
-    return cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), quality)[
-        1
-    ].tobytes()
+    return encode_jpeg(image)
 
 
 def _num_colours(jpeg: bytes) -> int | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from hpfree_jax.data._codec import opencv
 from hpfree_jax.data._dataset import Dataset, pixel_statistics
 from hpfree_jax.data._entry import DatasetEntry, Directory
 from hpfree_jax.data._records import Example, Records, check_features
@@ -46,6 +47,8 @@ def stream_images(
     entry: DatasetEntry, name: str, data_dir: Directory
 ) -> StreamingDataset:
     """Opens the images to be read while a model trains."""
+    if entry.stored_shape is not None:  # photographs, which have to be resized
+        opencv(f"dataset {name}")
     with opened(entry, name, data_dir) as builder:
         train, test = _records(entry, builder)
         images = (np.stack([e.image for e in block]) for block in _blocks(train))

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from hpfree_jax._errors import UserError
 from hpfree_jax.data import _imagenet16, _imagenet2012
-from hpfree_jax.data._digits import encode_png
+from hpfree_jax.data._codec import encode_png
 
 
 def mnist_examples(num_examples, data_path, label_path):
@@ -112,7 +112,7 @@ def prepare(builder: Any) -> None:
     recipe = RECIPES[builder.name]
     remedy = (
         "run this once with a network, or point --data-dir to a TFDS directory that "
-        f"holds a prepared {builder.name} (such as ../shared/tfds)"
+        f"holds a prepared {builder.name}"
     )
     missing = f"dataset {builder.name} is not prepared in {builder.data_dir}"
     manual = Path(builder.data_dir).parent.parent / "downloads" / "manual"

@@ -2,16 +2,17 @@
 
 TFDS's own decoding takes about 100 microseconds an example, most of them in Python.
 Here a batch of records is read in one call, and an example costs about 40, nearly all
-of them in OpenCV and array_record, which let other threads run.
+of them in OpenCV (Pillow where it is missing) and array_record, which let other
+threads run.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from hpfree_jax._errors import UserError
+from hpfree_jax.data._codec import CorruptExampleError, decode_image
 
 Shape = tuple[int | None, int | None, int]  # height, width (None: any), channels
 
@@ -21,10 +22,6 @@ class Example(NamedTuple):
 
     image: np.ndarray  # uint8, (height, width, channels)
     label: int
-
-
-class CorruptExampleError(ValueError):
-    """A record or an image that is damaged; the message says how."""
 
 
 class Records:
@@ -78,7 +75,7 @@ class Records:
         raise UserError(
             f"dataset {self.name} is damaged: {attempts} examples in a row from "
             f"number {index} cannot be read ({self.skipped[index % len(self)]}); "
-            "remove it and prepare it anew"
+            "move it away and prepare it again"
         )
 
     def report(self) -> str | None:
@@ -142,28 +139,6 @@ def parse(record: bytes) -> tuple[bytes, int]:
     if len(image) != 1 or len(label) != 1:
         raise CorruptExampleError("it has no image or no label")
     return image[0], label[0]
-
-
-def decode_image(encoded: bytes, channels: int) -> np.ndarray:
-    """Decodes a JPEG or PNG image to bytes, ``(height, width, channels)``, RGB.
-
-    The orientation that a camera wrote beside the pixels is ignored, as the sources
-    do. A JPEG that was cut off is an error here; OpenCV would fill it with grey.
-
-    Raises:
-      CorruptExampleError: if it is not an image, or only part of one.
-    """
-    if encoded[:2] == b"\xff\xd8" and encoded.rfind(b"\xff\xd9", len(encoded) // 2) < 0:
-        raise CorruptExampleError("the JPEG image has no end")
-    colour = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-    flags = colour | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except cv2.error as error:
-        raise CorruptExampleError(f"no image ({error})") from error
-    if image is None:
-        raise CorruptExampleError("no image that OpenCV can decode")
-    return image[..., None] if channels == 1 else image[..., ::-1]
 
 
 def check_features(builder: Any, shape: Shape, num_classes: int) -> None:

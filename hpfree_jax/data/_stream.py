@@ -52,7 +52,7 @@ class StreamingDataset(ImageData):
     ) -> Iterator[Batch]:
         """Yields the first test examples, in whole batches; all if the limit is None.
 
-        They are read anew by every evaluation.
+        Every evaluation reads them again.
         """
         num_batches = None if limit is None else -(-limit // batch_size)
         return itertools.islice(self.test_batches(batch_size), num_batches)

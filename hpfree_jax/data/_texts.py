@@ -81,7 +81,7 @@ def _map_tokens(path: Path) -> np.ndarray:
     if size == 0 or size % 2:
         raise UserError(
             f"{path} has {size} bytes, which are not whole 16-bit tokens; it was cut "
-            "off, so write it anew"
+            "off, so write it again"
         )
     return np.memmap(path, "<u2", mode="r")
 

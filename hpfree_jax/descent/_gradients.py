@@ -10,7 +10,6 @@ from jaxtyping import Array, PyTree
 from hpfree_jax._base import (
     finish_leaf,
     is_inexact,
-    saturate,
     widen,
     widened_dtype,
     zero_update,
@@ -87,12 +86,12 @@ def init_average(params: PyTree, momentum: ArrayLike) -> PyTree | None:
 def average(
     decay: Array, old: PyTree, new: Mapping[str, Array]
 ) -> tuple[PyTree, Leaves]:
-    """The moving average, as the tree for the state and by name; never overflows."""
+    """The moving average, as the tree for the state and by name."""
 
     def moved(name, leaf):
         if name not in new:
             return leaf
-        return saturate(decay * leaf + (1 - decay) * new[name].astype(leaf.dtype))
+        return decay * leaf + (1 - decay) * new[name].astype(leaf.dtype)
 
     tree = map_with_name(moved, old)
     return tree, {leaf.name: leaf.value for leaf in named_leaves(tree)}

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Inexact
 
 from hpfree_jax._base import (
     accumulator_dtype,
+    divisible,
     largest_part,
     range_factor,
     replicated,
@@ -68,9 +69,8 @@ def orthogonalize(
         return _transpose(orthogonalize(_transpose(matrices)))
     # Fourth powers of tiny or huge numbers leave float32: the largest entry becomes 1.
     # How the matrix is scaled does not change the result: no derivative comes from it.
-    matrices = _into_range(matrices)
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(matrices)), (-2, -1), keepdims=True)
-    matrices = matrices / jnp.where(largest == 0, 1, largest)
+    matrices = matrices / jnp.where(largest == 0, 1, divisible(largest))
     # Tall matrices stay as they are: a transposed copy takes as long as a product.
     factors = matrices, _transpose(matrices)
     gram = _product(*(factors[::-1] if is_tall else factors))
@@ -89,11 +89,6 @@ def orthogonalize(
             gram = _product(matrices, _transpose(matrices))
         matrices = _product(_polynomial(gram, step), matrices)
     return matrices
-
-
-def _into_range(matrices):
-    """Each matrix times a power of two, so that 1 / its largest entry is in range."""
-    return matrices * range_factor(largest_part(matrices, (-2, -1), keepdims=True))
 
 
 def _is_long(rows: int, columns: int) -> bool:
@@ -165,14 +160,16 @@ def orthogonalize_leading(
       matrix is zero stays in the basis, so that it can come back.
     """
     rows, columns = matrices.shape[-2:]
-    matrices = _into_range(matrices)
+    # The factor, one for each matrix, keeps the products in range; it does not change
+    # what they are orthogonalised to.
+    factor = range_factor(largest_part(matrices, (-2, -1), keepdims=True))
     if rows > columns:
-        left = orthogonalize(_product(matrices, basis))
-        right = orthogonalize(_product(_transpose(left), matrices))
+        left = orthogonalize(_product(matrices, factor * basis))
+        right = orthogonalize(_product(factor * _transpose(left), matrices))
         shorter = _transpose(right)
     else:
-        right = orthogonalize(_product(_transpose(basis), matrices))
-        shorter = left = orthogonalize(_product(matrices, _transpose(right)))
+        right = orthogonalize(_product(factor * _transpose(basis), matrices))
+        shorter = left = orthogonalize(_product(matrices, factor * _transpose(right)))
     gone = jnp.eye(basis.shape[-1]) - _product(_transpose(shorter), shorter)
     return _product(left, right), shorter + _product(basis, gone)
 

@@ -13,9 +13,8 @@ from hpfree_jax._base import (
     accumulator_dtype,
     all_finite,
     check_in_interval,
+    divisible,
     is_inexact,
-    largest_part,
-    range_factor,
     select_state,
     transformation,
 )
@@ -113,6 +112,14 @@ def scale_by_steepest_descent(
         matrices = matrices_of(leaves, rules)
         return {name: leaf for name, leaf in matrices.items() if name not in tables}
 
+    def smooth(grads, old):
+        """The moving averages, and the gradients with momentum."""
+        decay = jnp.asarray(momentum, accumulator_dtype())
+        averages, newest = average(decay, old, grads)
+        if nesterov:
+            _, newest = average(decay, averages, grads)
+        return averages, {name: newest[name] for name in grads}
+
     def init_fn(params):
         rules = rules_of(params)
         leaves = {
@@ -132,11 +139,7 @@ def scale_by_steepest_descent(
         is_finite = all_finite(grads)
         averages = None
         if state.momentum is not None:
-            decay = jnp.asarray(momentum, accumulator_dtype())
-            averages, by_name = average(decay, state.momentum, grads)
-            if nesterov:
-                _, by_name = average(decay, averages, grads)
-            grads = {name: by_name[name] for name in grads}
+            averages, grads = smooth(grads, state.momentum)
         directions, bases = spectral_directions(
             spectral(grads, rules), rules, ranks, state.bases
         )
@@ -173,20 +176,19 @@ def _unit_rows(grads, rules, tables):
     """Vectors, and rows of tables, with unit root mean square."""
     directions = {}
     for name, grad in grads.items():
-        rule = rules[name]
-        if isinstance(rule, Vector):
-            axes = [a for a in range(grad.ndim) if a not in rule.stack_axes]
+        if name in tables:
+            directions[name] = _unit(grad, rules[name].out_axes)
+        elif isinstance(rules[name], Vector):
+            axes = [a for a in range(grad.ndim) if a not in rules[name].stack_axes]
             directions[name] = _unit(grad, axes)
-        elif name in tables:
-            directions[name] = _unit(grad, rule.out_axes)
     return directions
 
 
 def _unit(grad, axes):
     """The gradient with unit root mean square over some axes; 0 where it is 0."""
-    grad = grad * range_factor(largest_part(grad, axes, keepdims=True))
     largest = jnp.max(jnp.abs(grad), axes, keepdims=True, initial=0)
     is_zero = largest == 0
-    grad = grad / jnp.where(is_zero, 1, largest)  # squares leave the range of float32
+    # Squares leave the range of float32; so does the reciprocal of the largest numbers.
+    grad = grad / jnp.where(is_zero, 1, divisible(largest))
     mean_square = jnp.mean(jnp.square(jnp.abs(grad)), axes, keepdims=True)
     return grad / jnp.sqrt(jnp.where(is_zero, 1, mean_square))

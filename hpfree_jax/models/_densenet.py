@@ -29,7 +29,7 @@ class DenseNetBC(nnx.Module):
       in_channels: channels of an image.
       bias: whether the classifier adds a bias; convolutions have none.
       affine: whether batch normalisation has a scale and a shift.
-      remat: computes the inside of blocks again in the backward pass, to save memory.
+      remat: rematerialises blocks in the backward pass, to save memory.
       kernel_init: initialiser of all kernels. None draws convolutions from He's normal
         distribution by fan-out, and the classifier uniformly up to
         :math:`1/\sqrt{\text{fan-in}}`.

@@ -50,10 +50,10 @@ class EfficientNetB0(nnx.Module):
     Args:
       num_classes: outputs.
       in_channels: channels of an image.
-      dropout: share of numbers set to zero before the classifier, in [0, 1).
-      drop_path: share of examples for which the branch of the last block is left out,
-        in [0, 1); it grows linearly from 0 at the first block.
-      remat: computes the inside of blocks again in the backward pass, to save memory.
+      dropout: dropout rate before the classifier, in [0, 1).
+      drop_path: stochastic-depth rate of the last block, in [0, 1); it grows linearly
+        from 0 at the first block.
+      remat: rematerialises blocks in the backward pass, to save memory.
       kernel_init: initialiser of all kernels. None is as the authors have it: He's
         normal distribution by fan-out, a group's own for depthwise kernels; the
         classifier uniformly up to :math:`1/\sqrt{\text{num\_classes}}`.

@@ -19,9 +19,9 @@ INIT_SCALE = 0.02
 class GPT(nnx.Module):
     r"""A causal transformer with normalisation before each branch, as GPT-2.
 
-    Tokens and their positions are looked up and added; :math:`n` blocks
+    Token and position embeddings are added; :math:`n` blocks
     :math:`x + A(N(x))`, then :math:`x + M(N(x))`; layer normalisation :math:`N`; and
-    scores for the next token by the transposed table of tokens. :math:`A` is attention
+    logits of the next token by the transposed token embedding. :math:`A` is attention
     of several heads in which a position sees itself and what comes before it, by
     :func:`jax.nn.dot_product_attention` (on a CPU, the same in less time); :math:`M` is
     two dense layers with four times the width in between and a GELU (in its form with
@@ -31,18 +31,17 @@ class GPT(nnx.Module):
     the last layer of each branch.
 
     Args:
-      vocabulary: tokens that there are.
-      depth: :math:`n`, blocks.
-      width: numbers that stand for a token, a multiple of ``heads``.
-      heads: of the attention.
-      context: the longest text, in tokens.
-      dropout: share of numbers set to zero after the embedding and after each branch,
-        in [0, 1).
+      vocabulary: vocabulary size.
+      depth: :math:`n`, transformer blocks.
+      width: embedding width, a multiple of ``heads``.
+      heads: attention heads.
+      context: context length, in tokens.
+      dropout: dropout rate after the embedding and after each branch, in [0, 1).
       bias: whether dense layers and normalisations add a bias.
       affine: whether normalisations have a scale.
-      tied: whether the readout is the table of tokens; otherwise it is a dense layer
+      tied: ties the output layer to the token embedding; otherwise it is a dense layer
         without a bias.
-      remat: computes the inside of blocks again in the backward pass, to save memory.
+      remat: rematerialises blocks in the backward pass, to save memory.
       scan: runs the blocks in one loop with stacked parameters, a leading axis of size
         ``depth``: compiled once and not ``depth`` times. As Flax has it, a function
         under ``jax.jit`` then needs the model as an argument, or merges it inside.

@@ -28,7 +28,7 @@ class PreActNetwork(nnx.Module):
       num_classes: outputs.
       bias: whether the classifier adds a bias.
       final_norm: whether normalisation and activation follow the last block.
-      remat: computes the inside of blocks again in the backward pass.
+      remat: rematerialises blocks in the backward pass.
     """
 
     def __init__(

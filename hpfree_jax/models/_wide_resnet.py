@@ -27,8 +27,8 @@ class WideResNet(PreActNetwork):
       width: :math:`k`, how many times wider than a residual network of that depth.
       num_classes: outputs.
       in_channels: channels of an image.
-      dropout: share of numbers set to zero before the second convolution of a block,
-        in [0, 1); the paper has 0 or 0.3.
+      dropout: dropout rate before the second convolution of a block, in [0, 1); the
+        paper has 0 or 0.3.
       bias: whether the classifier adds a bias; convolutions have none.
       affine: whether batch normalisation has a scale and a shift.
       remat: computes the inside of blocks again in the backward pass, to save memory.

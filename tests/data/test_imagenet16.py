@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from hpfree_jax.data import _imagenet16, load_dataset
+from hpfree_jax.data import _imagenet16, _official, load_dataset  # noqa: F401
 from hpfree_jax.data._pickles import read_pickle
 
 

@@ -123,7 +123,7 @@ def test_a_damaged_image_ends_the_preparation(tmp_path):
 
     write_archives(tmp_path, change=change)
     with pytest.raises(
-        ValueError, match=f"the image {name} of .*fetch the archive anew"
+        ValueError, match=f"the image {name} of .*fetch the archive again"
     ):
         open_stream("imagenet2012", tmp_path)
     assert not (tmp_path / "imagenet2012" / "5.1.0").exists()

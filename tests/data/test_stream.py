@@ -159,7 +159,7 @@ def test_bytes_that_change_on_the_disk_cost_few_examples(open_photographs, tmp_p
 
 def test_nothing_but_damage_is_an_error(open_photographs):
     data = open_photographs([(b"no image", 1)] * 4)
-    with pytest.raises(ValueError, match=r"4 examples in a row .* prepare it anew"):
+    with pytest.raises(ValueError, match=r"4 examples in a row .* prepare it again"):
         next(data.train_batches(2, seed=0))
 
 
