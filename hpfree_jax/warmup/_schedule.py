@@ -118,11 +118,9 @@ def cooldown_factor(plan: Plan, step: Array, length: Array) -> Float[Array, ""]:
     ``half_cosine`` :math:`1 - \sin(\pi z / 2)`, the second half of a cosine scaled to
     start at 1; ``half_cosine_legacy`` half of that.
     """
-    share = jnp.clip(
-        step.astype(accumulator_dtype()) / jnp.maximum(length, 1),  # 0 steps: no factor
-        0,
-        1,
-    )
+    dtype = accumulator_dtype()
+    num_steps = jnp.maximum(length, 1).astype(dtype)  # 0 steps: no factor
+    share = jnp.clip(step.astype(dtype) / num_steps, 0, 1)
     if plan.cooldown_type == "cosine":
         factor = (1 + jnp.cos(jnp.pi * share)) / 2
     else:
