@@ -18,6 +18,7 @@ from hpfree_jax._base import (
     scalar_like,
     select_state,
     transformation,
+    widen,
 )
 from hpfree_jax._paths import map_with_name
 from hpfree_jax.architecture import Architecture
@@ -168,7 +169,7 @@ def auto(
         rate = learning_rate(state.count)
         updates, direction_state = direction.update(updates, state.direction, params)
         updates, _ = stateless.update(updates, stateless.init(params), params)
-        moves = [-rate * u for u in jax.tree.leaves(updates) if is_inexact(u)]
+        moves = [-rate * widen(u) for u in jax.tree.leaves(updates) if is_inexact(u)]
         new_state = AutoState(
             count=jnp.asarray(optax.safe_increment(state.count)),
             learning_rate=rate,

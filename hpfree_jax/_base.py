@@ -112,7 +112,9 @@ def widen(leaf: Array) -> Array:
 
 def widened_dtype(leaf: Any) -> DTypeLike:
     """The dtype in which a floating-point leaf is computed: float32 at least."""
-    return jnp.promote_types(leaf.dtype, accumulator_dtype())
+    # Asked for here, also where a program forbids promotion elsewhere.
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(leaf.dtype, accumulator_dtype())
 
 
 def on_mesh_of(like: Array, value: ArrayLike) -> Array:

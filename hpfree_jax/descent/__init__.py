@@ -1,6 +1,7 @@
 """Steepest descent under layerwise norms: AGD, and the direction alone."""
 
 from hpfree_jax.descent._agd import AGDState as AGDState
+from hpfree_jax.descent._agd import Norm as Norm
 from hpfree_jax.descent._agd import agd as agd
 from hpfree_jax.descent._agd import scale_by_agd as scale_by_agd
 from hpfree_jax.descent._orthogonalize import (

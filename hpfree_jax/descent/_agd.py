@@ -10,16 +10,12 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from hpfree_jax._base import (
     accumulator_dtype,
-    all_finite,
     check_choice,
     check_in_interval,
-    largest_part,
     negate,
-    range_factor,
     replicated,
     saturate,
     scalar_like,
-    scale_into_range,
     select_state,
     total,
     transformation,
@@ -98,10 +94,9 @@ def scale_by_agd(
       A transformation for the head of a chain. Updates have the sign of the gradient
       and the dtype of ``params`` (of the gradient, when ``params`` is not given).
       Masked, ``None`` and integer leaves count in no norm and no :math:`L`. A call
-      with a non-finite gradient returns zero updates and the state as it was,
-      ``count`` included. Finite gradients of any size are normalised;
-      :math:`G`, where it would overflow, is an eighth of the largest number.
-      Numbers below 1.2e-38 (in float32) may count as zero.
+      with a non-finite gradient (or one whose squared norm overflows) returns zero
+      updates and the state as it was, ``count`` included. A gradient whose square
+      underflows (below about 1e-23 in float32) counts as zero.
 
     Raises:
       ValueError: in the factory if an argument is out of range; in ``init`` and at
@@ -152,7 +147,9 @@ def scale_by_agd(
             decay = jnp.asarray(momentum, summary.dtype)
             newest = grads if norm == "spectral" else directions
             averages, by_name = average(decay, state.momentum, newest)
-            newest = {name: by_name[name] / (1 - decay**count) for name in newest}
+            with jax.numpy_dtype_promotion("standard"):  # of the count, an integer
+                correction = 1 - decay**count
+            newest = {name: by_name[name] / correction for name in newest}
             if norm == "spectral":
                 grads = {name: saturate(leaf) for name, leaf in newest.items()}
                 newest, *_ = _normalise(grads, rules)
@@ -160,10 +157,7 @@ def scale_by_agd(
         if norm == "spectral":
             directions |= spectral_directions(matrices_of(grads, rules), rules)[0]
         step = jnp.asarray(gain, summary.dtype) * learning_rate / max(depth, 1)
-        new = {
-            name: scale_into_range(step, direction, dtypes[name])
-            for name, direction in directions.items()
-        }
+        new = {name: step * direction for name, direction in directions.items()}
         new_state = AGDState(count, learning_rate, summary, averages)
         return (
             write_updates(new, updates, dtypes, is_finite),
@@ -220,45 +214,30 @@ def _depth(grads, rules) -> int:
 
 
 def _normalise(grads, rules):
-    """The directions s_k g / ||g_k||, L times G, and whether all gradients are finite.
-
-    Gradients of extreme size are first multiplied by a power of two, one per position,
-    so that neither their squares nor the reciprocals of their norms leave the range.
-    """
-    directions, ratios, summands, largest = {}, {}, [], {}
+    """The directions s_k g / ||g_k||, L times G, and whether all of it is finite."""
+    directions, ratios, summands = {}, {}, []
     for name, grad in matrices_of(grads, rules).items():
         rule, scale = rules[name], rules[name].scale(grad.shape)
-        axes = (*rule.in_axes, *rule.out_axes)
-        largest[name] = largest_part(grad, axes, keepdims=True)
-        factor = range_factor(largest[name])
-        scaled = grad * factor
         # A sum and not a vdot, which fails on leaves sharded along their last axis.
-        # Numbers of ordinary size are summed as they come: XLA may round a sum of
-        # products with a factor of 1 in another way.
-        sum_of_squares = lambda x, axes=axes: jnp.sum(
-            jnp.square(jnp.abs(x)), axis=axes, keepdims=True
+        squares = jnp.sum(
+            jnp.square(jnp.abs(grad)),
+            axis=(*rule.in_axes, *rule.out_axes),
+            keepdims=True,
         )
-        squares = jnp.where(factor == 1, sum_of_squares(grad), sum_of_squares(scaled))
         norms = _sqrt(squares)
-        summands.append(scale * jnp.sum(norms / factor))
-        directions[name] = scaled * _ratio(scale, norms)
-
-        whole = largest_part(largest[name], rule.position_axes, keepdims=True)
-        whole_factor = range_factor(whole)
-        squares = squares * jnp.square(whole_factor / factor)
+        summands.append(scale * jnp.sum(norms))
+        directions[name] = grad * _ratio(scale, norms)
         whole_norm = _sqrt(jnp.sum(squares, axis=rule.position_axes, keepdims=True))
-        ratios[name] = _ratio(scale, whole_norm), whole_factor
+        ratios[name] = _ratio(scale, whole_norm)
 
-    for name, grad in grads.items():
-        if isinstance(rules[name], Vector):
-            leader = rules[name].leader
-            ratio, factor = (
-                _per_slice(r, rules[leader], grad, rules[name]) for r in ratios[leader]
-            )
-            move = grad * ratio
-            directions[name] = jnp.where(factor == 1, move, move * factor)
-            largest[name] = grad
-    return directions, total(summands), all_finite(largest)
+    vectors = {n: grad for n, grad in grads.items() if isinstance(rules[n], Vector)}
+    for name, grad in vectors.items():
+        leader = rules[name].leader
+        ratio = _per_slice(ratios[leader], rules[leader], grad, rules[name])
+        directions[name] = grad * ratio
+    summary = total(summands)
+    sums = [jnp.sum(jnp.abs(directions[name])) for name in vectors]
+    return directions, summary, jnp.isfinite(total([summary, *sums]))
 
 
 def _per_slice(numbers, leader, grad, rule):

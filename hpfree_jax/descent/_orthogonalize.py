@@ -14,8 +14,6 @@ from jaxtyping import Array, Float, Inexact
 from hpfree_jax._base import (
     accumulator_dtype,
     divisible,
-    largest_part,
-    range_factor,
     replicated,
     scalar_like,
     widen,
@@ -124,6 +122,7 @@ def _polynomial(gram, step):
     """A + b A + c A^2."""
     a, b, c = (jnp.asarray(number, gram.real.dtype) for number in step)
     identity = jnp.eye(gram.shape[-1], dtype=gram.dtype)
+    identity = identity.reshape((1,) * (gram.ndim - 2) + identity.shape)
     return a * identity + b * gram + c * _product(gram, gram)
 
 
@@ -160,9 +159,9 @@ def orthogonalize_leading(
       matrix is zero stays in the basis, so that it can come back.
     """
     rows, columns = matrices.shape[-2:]
-    # The factor, one for each matrix, keeps the products in range; it does not change
-    # what they are orthogonalised to.
-    factor = range_factor(largest_part(matrices, (-2, -1), keepdims=True))
+    # A factor that keeps the products of the largest numbers in range; being a power of
+    # two, it changes nothing else, not even the rounding.
+    factor = jnp.asarray(2.0**-16, basis.dtype)
     if rows > columns:
         left = orthogonalize(_product(matrices, factor * basis))
         right = orthogonalize(_product(factor * _transpose(left), matrices))
@@ -170,7 +169,7 @@ def orthogonalize_leading(
     else:
         right = orthogonalize(_product(factor * _transpose(basis), matrices))
         shorter = left = orthogonalize(_product(matrices, factor * _transpose(right)))
-    gone = jnp.eye(basis.shape[-1]) - _product(_transpose(shorter), shorter)
+    gone = jnp.eye(basis.shape[-1])[None] - _product(_transpose(shorter), shorter)
     return _product(left, right), shorter + _product(basis, gone)
 
 

@@ -189,6 +189,6 @@ def _unit(grad, axes):
     largest = jnp.max(jnp.abs(grad), axes, keepdims=True, initial=0)
     is_zero = largest == 0
     # Squares leave the range of float32; so does the reciprocal of the largest numbers.
-    grad = grad / jnp.where(is_zero, 1, divisible(largest))
+    grad = grad / divisible(jnp.where(is_zero, 1, largest))
     mean_square = jnp.mean(jnp.square(jnp.abs(grad)), axes, keepdims=True)
     return grad / jnp.sqrt(jnp.where(is_zero, 1, mean_square))

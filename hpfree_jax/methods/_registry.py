@@ -10,6 +10,7 @@ import optax
 import hpfree_jax as hp
 from hpfree_jax._errors import UserError, look_up
 from hpfree_jax._settings import Setting, choose, register
+from hpfree_jax.descent import Norm
 from hpfree_jax.methods._autowu import AUTOWU_METHODS
 from hpfree_jax.methods._contrib import PEERS
 from hpfree_jax.methods._hypergradients import HYPERGRADIENT_METHODS
@@ -17,7 +18,7 @@ from hpfree_jax.methods._method import Length, Method
 from hpfree_jax.methods._optax import MOMENTUM_HELP, OPTAX_METHODS
 
 
-def _build_agd(length: Length, gain, momentum, layout, *, norm="frobenius"):
+def _build_agd(length: Length, gain, momentum, layout, *, norm: Norm = "frobenius"):
     del length  # AGD has no horizon
     return hp.agd(gain, layout, norm=norm, momentum=momentum)
 
