@@ -55,7 +55,7 @@ class Task(NamedTuple):
     name: str
     make: Callable[..., nnx.Module]
     shape: tuple[int, ...]
-    mark: float  # of hp.auto's time relative to adamw's, from issue 7
+    target: float  # of hp.auto's time relative to adamw's
     is_text: bool = False
 
     def batch(self):
@@ -157,7 +157,7 @@ def main():
         for task in tasks
     }
     print("measuring", flush=True)
-    print("| task | optimizer | ms | time | middle half | FLOPs | mark |")
+    print("| task | optimizer | ms | time | middle half | FLOPs | target |")
     print("|---|---|---:|---:|---:|---:|---|")
     for task in tasks:
         of_task = prepared[task.name]
@@ -168,12 +168,13 @@ def main():
             ratios = [own / reference for own, reference in pairs]
             low, ratio, high = statistics.quantiles(ratios, n=4)
             flops = of_task[name][1] / of_task[REFERENCE][1]
-            mark = ""
+            verdict = ""
             if name == "auto":
-                mark = f"{task.mark}, {'met' if ratio <= task.mark else 'missed'}"
+                outcome = "met" if ratio <= task.target else "missed"
+                verdict = f"{task.target}, {outcome}"
             print(
                 f"| {task.name} | {name} | {1e3 * statistics.median(seconds):.2f} "
-                f"| {ratio:.2f} | {low:.2f} to {high:.2f} | {flops:.2f} | {mark} |",
+                f"| {ratio:.2f} | {low:.2f} to {high:.2f} | {flops:.2f} | {verdict} |",
                 flush=True,
             )
 

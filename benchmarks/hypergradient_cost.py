@@ -22,7 +22,7 @@ import optax
 
 import hpfree_jax as hp
 
-MARKS = {  # of the FLOPs
+TARGETS = {  # of the FLOPs
     "HD": 1.05,
     "RTHO, training loss": 2.8,
     "MARTHE, training loss": 2.8,
@@ -112,7 +112,7 @@ def main():
                 if repeat > 1:
                     seconds[name].append(time.perf_counter() - start)
         print(
-            f"\n{inner.__name__:<26}{'FLOPs':>8}{'mark':>7}{'time':>8}{'ms':>8}"
+            f"\n{inner.__name__:<26}{'FLOPs':>8}{'target':>7}{'time':>8}{'ms':>8}"
             f"{'state MB':>10}{'temp MB':>9}"
         )
         for name, (flops, temporary) in costs.items():
@@ -121,9 +121,9 @@ def main():
                 a / b for a, b in zip(seconds[name], seconds["plain"], strict=True)
             ]
             state = sum(x.nbytes for x in jax.tree.leaves(carries[name][1])) / 1e6
-            mark = f"{MARKS[name]:.2f}" if name in MARKS else ""
+            target = f"{TARGETS[name]:.2f}" if name in TARGETS else ""
             print(
-                f"{name:<26}{ratio:>8.3f}{mark:>7}{statistics.median(times):>8.2f}"
+                f"{name:<26}{ratio:>8.3f}{target:>7}{statistics.median(times):>8.2f}"
                 f"{1e3 * statistics.median(seconds[name]):>8.2f}{state:>10.2f}"
                 f"{temporary / 1e6:>9.2f}"
             )

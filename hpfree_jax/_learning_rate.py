@@ -15,8 +15,9 @@ def get_learning_rate(opt_state: PyTree) -> Float[Array, "..."]:
     ``partition``, ``MultiSteps``, ``apply_if_finite``, ``inject_hyperparams`` and
     ``flax.nnx.Optimizer``: the ``learning_rate`` of a method's state, else the
     ``learning_rate`` among the ``hyperparams`` of a state. A method knows better than
-    the hyperparameter injected into it, so the innermost one counts. In a chain that
-    ends in ``hp.scale_by_autowu`` it is that one's rate, whatever the direction has.
+    the hyperparameter injected into it, so the innermost one counts. A schedule, which
+    is a state that also has a ``next_learning_rate`` such as that of
+    ``hp.scale_by_autowu``, gives the rate of its chain, whatever the direction has.
 
     Args:
       opt_state: the state of an optax transformation.
@@ -45,7 +46,11 @@ def get_learning_rate(opt_state: PyTree) -> Float[Array, "..."]:
         if not any(_is_inside(other, _owner(path)) for other in rates if other != path)
     ]
     # A schedule multiplies what comes before it in its chain.
-    for path in [p for p in innermost if _class_of(p) == "AutoWUState"]:
+    schedules = {
+        path[:-1]
+        for path, _ in optax.tree.get_all_with_path(opt_state, "next_learning_rate")
+    }
+    for path in [p for p in innermost if p[:-1] in schedules]:
         innermost = [p for p in innermost if p == path or not _is_inside(p, path[:-2])]
     if not innermost:
         raise ValueError(
@@ -69,11 +74,6 @@ def _owner(path: tuple[Any, ...]) -> tuple[Any, ...] | None:
     if len(path) > 1 and getattr(path[-2], "name", None) == "hyperparams":
         return path[:-2]
     return None
-
-
-def _class_of(path: tuple[Any, ...]) -> str | None:
-    """The name of the state whose field a ``learning_rate`` is."""
-    return getattr(path[-1], "tuple_name", None)
 
 
 def _is_derived(path: tuple[Any, ...]) -> bool:

@@ -1,11 +1,14 @@
 """The scale of random weights: He's rule, divided by the in-degree of a sum."""
 
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
+
+Fan = Literal["fan_in", "fan_out"]
 
 
 def standard_deviation(fan: float, in_degree: float, *, readout: bool = False) -> float:

@@ -27,6 +27,16 @@ print("loaded:", *{HEAVY})
     assert run_python(code)[-1] == "loaded:"
 
 
+def test_the_core_leaves_out_what_only_training_and_a_few_functions_need():
+    code = """
+import sys, hpfree_jax
+assert hpfree_jax.agd
+unwanted = "tinygp equinox flax matplotlib tyro grain tensorflow_datasets"
+print("loaded:", *set(unwanted.split()) & set(sys.modules))
+"""
+    assert run_python(code) == ["loaded:"]
+
+
 def test_every_way_to_import_a_name_works_first_in_a_fresh_interpreter():
     ways = [
         "from hpfree_jax import *; print(agd.__name__)",

@@ -1,5 +1,7 @@
 """The learning rate in force, read from states that are not ours or hold several."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -42,6 +44,19 @@ def test_the_rate_of_a_schedule_is_that_of_its_chain_and_of_no_other():
     both = optax.partition({"a": autowu, "b": hp.agd()}, {"a": "a", "b": "b"})
     with pytest.raises(ValueError, match=r"2 learning rates"):
         hp.get_learning_rate(both.init(params))
+
+
+def test_a_schedule_of_another_package_is_read_like_ours():
+    class RampState(NamedTuple):
+        learning_rate: jax.Array
+        next_learning_rate: jax.Array
+
+    ramp = optax.GradientTransformation(
+        lambda params: RampState(jnp.float32(0.25), jnp.float32(0.5)),
+        lambda updates, state, params=None: (updates, state),
+    )
+    tx = optax.chain(hp.scale_by_agd(), ramp)
+    assert hp.get_learning_rate(tx.init([jnp.ones((2, 2))])) == 0.25
 
 
 def test_a_batched_state_gives_a_batch_of_rates():

@@ -9,13 +9,12 @@ from jaxtyping import Array, PyTree
 
 from hpfree_jax._base import check_choice, is_inexact
 from hpfree_jax._paths import map_with_name
-from hpfree_jax._weight_scale import normal, standard_deviation
+from hpfree_jax._weight_scale import Fan, normal, standard_deviation
 from hpfree_jax.architecture._graph import Layer, LayerGraph, LeafAxes, VectorLeaf
 from hpfree_jax.architecture._to_layout import check_params, layout_of
 from hpfree_jax.initializers import scaled_orthogonal
 from hpfree_jax.layouts import Matrix
 
-Fan = Literal["fan_in", "fan_out"]
 Degree = Literal["target", "source"]
 
 

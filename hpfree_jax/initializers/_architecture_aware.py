@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from hpfree_jax._base import check_choice, check_in_interval
-from hpfree_jax._weight_scale import normal, standard_deviation
+from hpfree_jax._weight_scale import Fan, normal, standard_deviation
 from hpfree_jax.initializers._scaled_orthogonal import _axes as axes_of
 
 
 def architecture_aware(
     in_degree: int = 1,
     *,
-    fan: str = "fan_in",
+    fan: Fan = "fan_in",
     readout: bool = False,
     in_axis: int | Sequence[int] = -2,
     out_axis: int | Sequence[int] = -1,
@@ -60,7 +61,7 @@ def architecture_aware(
     0.125, expected 0.125
     """
     check_in_interval("in_degree", in_degree, 1, float("inf"), include_low=True)
-    check_choice("fan", fan, ("fan_in", "fan_out"))
+    check_choice("fan", fan, get_args(Fan))
 
     def init(key, shape, dtype=jnp.float32, out_sharding=None):
         ndim = len(shape)

@@ -173,7 +173,7 @@ def _check_order_is_known(leaf, leader, leaves):
         raise _ambiguous(
             leaf,
             f"JAX sorts the keys {sorted(siblings)} by name, so which matrix feeds "
-            "it cannot be told",
+            "it is not known",
         )
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 import math
 import operator
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import PyTree
@@ -12,12 +12,15 @@ from jaxtyping import PyTree
 from hpfree_jax._base import is_inexact
 from hpfree_jax._paths import did_you_mean, is_under, left_out, named_leaves
 
+Axes: TypeAlias = int | Sequence[int]  # as given; read back, always a tuple
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, init=False)
 class Matrix:
     r"""The rule of a leaf that holds one or more weight matrices.
 
-    Every axis of the leaf belongs to exactly one of the four groups of axes.
+    Every axis of the leaf belongs to exactly one of the four groups of axes. A group is
+    given as an integer or a sequence of them, and read as a tuple.
 
     Attributes:
       in_axes: axes summed over when the layer is applied; their sizes multiply to
@@ -39,17 +42,29 @@ class Matrix:
     scale_divisor: float = 1
     depth_count: int = 1
 
-    def __post_init__(self):
-        for field in ("in_axes", "out_axes", "position_axes", "stack_axes"):
-            _set_axes(self, field)
-        if not (math.isfinite(self.scale_divisor) and self.scale_divisor > 0):
+    def __init__(
+        self,
+        in_axes: Axes,
+        out_axes: Axes,
+        position_axes: Axes = (),
+        stack_axes: Axes = (),
+        scale_divisor: float = 1,
+        depth_count: int = 1,
+    ):
+        _set_fields(
+            self,
+            in_axes=_axes("in_axes", in_axes),
+            out_axes=_axes("out_axes", out_axes),
+            position_axes=_axes("position_axes", position_axes),
+            stack_axes=_ascending("stack_axes", stack_axes),
+            scale_divisor=scale_divisor,
+            depth_count=depth_count,
+        )
+        if not (math.isfinite(scale_divisor) and scale_divisor > 0):
+            raise ValueError(f"`scale_divisor` must be positive, got {scale_divisor}.")
+        if not (isinstance(depth_count, int) and depth_count >= 0):
             raise ValueError(
-                f"`scale_divisor` must be positive, got {self.scale_divisor}."
-            )
-        if not (isinstance(self.depth_count, int) and self.depth_count >= 0):
-            raise ValueError(
-                f"`depth_count` must be an integer of at least 0, got "
-                f"{self.depth_count}."
+                f"`depth_count` must be an integer of at least 0, got {depth_count}."
             )
 
     def fans(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -71,21 +86,24 @@ class Matrix:
         return math.sqrt(d_out / (self.scale_divisor * d_in) / num_positions)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class Vector:
     """The rule of a bias, or of the scale or shift of a normalisation.
 
     Attributes:
       leader: the path of the matrix leaf whose scale and gradient norm it moves with.
       stack_axes: axes of this leaf along which layers are stacked, as many and of the
-        same sizes as the leader's ``stack_axes``.
+        same sizes as the leader's ``stack_axes``; given as an integer or a sequence,
+        read as a tuple.
     """
 
     leader: str
     stack_axes: tuple[int, ...] = ()
 
-    def __post_init__(self):
-        _set_axes(self, "stack_axes")
+    def __init__(self, leader: str, stack_axes: Axes = ()):
+        _set_fields(
+            self, leader=leader, stack_axes=_ascending("stack_axes", stack_axes)
+        )
 
 
 class Layout(Mapping[str, Matrix | Vector | None]):
@@ -103,7 +121,7 @@ class Layout(Mapping[str, Matrix | Vector | None]):
     ...     "qkv/bias": Vector(leader="qkv/kernel"),
     ... })
     >>> fused = dataclasses.replace(
-    ...     layout["qkv/kernel"], scale_divisor=3, depth_count=3
+    ...     layout.matrices["qkv/kernel"], scale_divisor=3, depth_count=3
     ... )
     >>> print(layout | {"qkv/kernel": fused, "temperature": None})
     Layout({
@@ -246,19 +264,28 @@ def _check_vector(name, rule, leaf, layout, leaves, needs_leaders):
         )
 
 
-def _set_axes(rule: Any, field: str) -> None:
-    axes = getattr(rule, field)
+def _set_fields(rule: Any, **fields: Any) -> None:
+    for field, value in fields.items():
+        object.__setattr__(rule, field, value)  # the rule is frozen
+
+
+def _axes(field: str, given: Any) -> tuple[int, ...]:
     try:
-        axes = tuple(map(operator.index, axes if np.iterable(axes) else (axes,)))
+        axes = tuple(map(operator.index, given if np.iterable(given) else (given,)))
     except TypeError as error:
-        raise TypeError(f"`{field}` must be integers, got {axes!r}.") from error
+        raise TypeError(f"`{field}` must be integers, got {given!r}.") from error
     if any(axis < 0 for axis in axes):
         raise ValueError(
             f"`{field}` must be counted from the front, from 0 on, got {axes}."
         )
-    if field == "stack_axes" and axes != tuple(sorted(axes)):
-        raise ValueError(f"`stack_axes` must ascend, got {axes}.")
-    object.__setattr__(rule, field, axes)
+    return axes
+
+
+def _ascending(field: str, given: Any) -> tuple[int, ...]:
+    axes = _axes(field, given)
+    if axes != tuple(sorted(axes)):
+        raise ValueError(f"`{field}` must ascend, got {axes}.")
+    return axes
 
 
 def _short_repr(rule: Matrix | Vector | None) -> str:

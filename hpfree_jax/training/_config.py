@@ -18,6 +18,8 @@ from hpfree_jax.training._model_config import (
 
 Init = Literal["principled", "agd", "default"]
 INITS = get_args(Init)
+# Models, datasets and methods are any `str` to a type checker: users add rows to their
+# tables, and a misspelt name is an error before training starts.
 # Choices of settings that the table of methods owns, for type checkers and editors.
 Schedule = Literal["constant", "cosine", "staircase", "exponential", "cosine_restarts"]
 Inner = Literal["sgd", "adam", "adamw", "nadamw"]

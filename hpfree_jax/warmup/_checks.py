@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +12,22 @@ from jaxtyping import Array, Float
 
 from hpfree_jax._base import accumulator_dtype, check_choice, check_in_interval
 from hpfree_jax.warmup._gaussian_process import MIN_LENGTHSCALE
-from hpfree_jax.warmup._schedule import Plan
+from hpfree_jax.warmup._schedule import (
+    CooldownType,
+    DecayStat,
+    Plan,
+    WarmupType,
+    WarmupUnit,
+)
 
 COUNTS = ("total_steps", "steps_per_epoch", "test_every", "num_tests", "patience")
 COUNTS += ("fit_steps", "fit_points", "predict_points")
 SMALLEST = {"fit_points": 2, "predict_points": 2}
 FRACTIONS = ("max_warmup_fraction", "cooldown_fraction")
 CHOICES = {
-    "warmup_unit": ("step", "epoch"),
-    "warmup_type": ("exponential", "linear"),
-    "cooldown_type": ("cosine", "half_cosine", "half_cosine_legacy"),
+    "warmup_unit": get_args(WarmupUnit),
+    "warmup_type": get_args(WarmupType),
+    "cooldown_type": get_args(CooldownType),
 }
 
 
@@ -51,7 +57,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     decay_factor = arguments["decay_factor"]
     if _is_number(decay_factor) and not 0 < float(decay_factor) <= 1:
         raise ValueError(f"`decay_factor` must lie in (0, 1], got {decay_factor}.")
-    if arguments["decay_stat"] not in (None, "loss"):
+    if arguments["decay_stat"] not in (None, *get_args(DecayStat)):
         raise ValueError(
             "`decay_stat` must be None (the rate is multiplied by `decay_factor` every "
             'epoch) or "loss" (when the loss stops falling), got '

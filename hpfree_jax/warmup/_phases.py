@@ -151,9 +151,15 @@ def _test(state, is_due, plan):
     )
     if plan.num_possible_tests == 0:
         return old  # nothing to compile
-    run = lambda: run_test(
-        state.losses, state.is_finite, state.num_losses, state.count, old, plan
-    )
+
+    def run():
+        # The Gaussian process promotes integers and broadcasts ranks, as tinygp does,
+        # and must compile also where a program forbids that elsewhere.
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return run_test(
+                state.losses, state.is_finite, state.num_losses, state.count, old, plan
+            )
+
     return jax.lax.cond(is_due, run, lambda: old)
 
 
@@ -184,7 +190,8 @@ def _decay(state, is_epoch_end, plan):
 
 def _next_rate(state, plan):
     """Moves along the curve of the phase; the decay phase has none."""
-    step = state.count - state.cooldown_step + (state.cooldown_step > 0)
+    is_cooldown = state.cooldown_step > 0
+    step = state.count - state.cooldown_step + is_cooldown.astype(jnp.int32)
     length = plan.total_steps - state.cooldown_step
     cooldown = state.cooldown_learning_rate * cooldown_factor(plan, step, length)
     warmup = warmup_rate(plan, warmup_fraction(plan, state.num_losses))

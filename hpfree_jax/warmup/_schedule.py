@@ -1,7 +1,7 @@
 """The curves of AutoWU's schedule, and the numbers that fix them."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,11 @@ from jaxtyping import Array, Float
 from hpfree_jax._base import accumulator_dtype
 
 WARMUP, DECAY, COOLDOWN = 0, 1, 2
+
+WarmupUnit = Literal["step", "epoch"]
+WarmupType = Literal["exponential", "linear"]
+DecayStat = Literal["loss"]
+CooldownType = Literal["cosine", "half_cosine", "half_cosine_legacy"]
 
 
 class Plan(NamedTuple):
@@ -23,13 +28,13 @@ class Plan(NamedTuple):
     min_learning_rate: Any
     max_learning_rate: Any
     max_warmup_fraction: Any
-    warmup_unit: str
-    warmup_type: str
+    warmup_unit: WarmupUnit
+    warmup_type: WarmupType
     immediate_cooldown: bool
-    decay_stat: str | None
+    decay_stat: DecayStat | None
     decay_factor: Any
     cooldown_fraction: Any
-    cooldown_type: str
+    cooldown_type: CooldownType
     lengthscale: Any
     num_tests: Any
     confidence: Any
@@ -113,11 +118,9 @@ def cooldown_factor(plan: Plan, step: Array, length: Array) -> Float[Array, ""]:
     ``half_cosine`` :math:`1 - \sin(\pi z / 2)`, the second half of a cosine scaled to
     start at 1; ``half_cosine_legacy`` half of that.
     """
-    share = jnp.clip(
-        step.astype(accumulator_dtype()) / jnp.maximum(length, 1),  # 0 steps: no factor
-        0,
-        1,
-    )
+    dtype = accumulator_dtype()
+    num_steps = jnp.maximum(length, 1).astype(dtype)  # 0 steps: no factor
+    share = jnp.clip(step.astype(dtype) / num_steps, 0, 1)
     if plan.cooldown_type == "cosine":
         factor = (1 + jnp.cos(jnp.pi * share)) / 2
     else:
