@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -28,12 +29,13 @@ class MissingPackageError(ModuleNotFoundError):
 
 
 @contextlib.contextmanager
-def needs_extra(what: str, extra: str) -> Iterator[None]:
+def needs_extra(what: str, extra: str, *later: str) -> Iterator[None]:
     """Around imports of packages that an extra installs: if one is missing, says so.
 
     Args:
       what: what needs them, such as ``"hpfree_jax.training"``.
       extra: the extra that installs them; of nested uses, the innermost counts.
+      later: packages that are looked for now and imported only when they are used.
 
     Raises:
       MissingPackageError: if a package other than this one is missing.
@@ -44,6 +46,9 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
     hpfree_jax._errors.MissingPackageError: arch.plot() needs packages that ...
     """
     try:
+        for package in later:
+            if importlib.util.find_spec(package) is None:
+                raise ModuleNotFoundError(name=package)
         yield
     except MissingPackageError as error:
         raise MissingPackageError(what, error.name or "", error.extra) from error

@@ -2,7 +2,7 @@
 
 from hpfree_jax._errors import needs_extra
 
-with needs_extra("hpfree_jax.data", "train"):
+with needs_extra("hpfree_jax.data", "train", "rich", "tensorflow_datasets"):
     from hpfree_jax.data._any_dataset import AnyDataset as AnyDataset
     from hpfree_jax.data._any_dataset import DatasetBase as DatasetBase
     from hpfree_jax.data._any_dataset import Examples as Examples

@@ -162,4 +162,6 @@ def step_with_tangents(
 
 def cast(leaves, dtype):
     """The leaves in at least the precision given."""
-    return [leaf.astype(jnp.promote_types(leaf.dtype, dtype)) for leaf in leaves]
+    # Wanted here, also where a program forbids promotion elsewhere.
+    with jax.numpy_dtype_promotion("standard"):
+        return [leaf.astype(jnp.promote_types(leaf.dtype, dtype)) for leaf in leaves]

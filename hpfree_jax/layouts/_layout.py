@@ -244,7 +244,7 @@ def _check_vector(name, rule, leaf, layout, leaves, needs_leaders):
     if rule.leader not in leaves and needs_leaders:
         raise ValueError(
             f"`{name}` follows `{rule.leader}`, which is masked out or None, so that "
-            f"its gradient is not at hand. Give `{name}` another leader, or mask it "
+            f"its gradient is missing. Give `{name}` another leader, or mask it "
             "too."
         )
     if any(axis >= leaf.ndim for axis in rule.stack_axes):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Sharding
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from hpfree_jax._learning_rate import get_learning_rate
 from hpfree_jax.data import Examples
@@ -228,7 +228,7 @@ def _make_update(task: Task) -> Callable:
 
 
 @jax.jit
-def all_finite(tree: PyTree) -> Float[Array, ""]:
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
     """Returns whether no floating-point leaf holds an infinity or a NaN."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))

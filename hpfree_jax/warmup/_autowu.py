@@ -15,7 +15,13 @@ from hpfree_jax._base import (
 )
 from hpfree_jax.warmup._checks import check_arguments, loss_of, warn_if_blind
 from hpfree_jax.warmup._phases import advance
-from hpfree_jax.warmup._schedule import make_plan
+from hpfree_jax.warmup._schedule import (
+    CooldownType,
+    DecayStat,
+    WarmupType,
+    WarmupUnit,
+    make_plan,
+)
 from hpfree_jax.warmup._state import init_state
 
 
@@ -26,13 +32,13 @@ def scale_by_autowu(
     min_learning_rate: ArrayLike = 1e-5,
     max_learning_rate: ArrayLike = 1.0,
     max_warmup_fraction: ArrayLike = 0.5,
-    warmup_unit: str = "step",
-    warmup_type: str = "exponential",
+    warmup_unit: WarmupUnit = "step",
+    warmup_type: WarmupType = "exponential",
     immediate_cooldown: bool = False,
-    decay_stat: str | None = None,
+    decay_stat: DecayStat | None = None,
     decay_factor: ArrayLike = 1.0,
     cooldown_fraction: ArrayLike = 0.2,
-    cooldown_type: str = "cosine",
+    cooldown_type: CooldownType = "cosine",
     lengthscale: ArrayLike = 0.2,
     num_tests: int = 5,
     confidence: ArrayLike = 0.95,
@@ -178,13 +184,13 @@ def autowu(
     min_learning_rate: ArrayLike = 1e-5,
     max_learning_rate: ArrayLike = 1.0,
     max_warmup_fraction: ArrayLike = 0.5,
-    warmup_unit: str = "step",
-    warmup_type: str = "exponential",
+    warmup_unit: WarmupUnit = "step",
+    warmup_type: WarmupType = "exponential",
     immediate_cooldown: bool = False,
-    decay_stat: str | None = None,
+    decay_stat: DecayStat | None = None,
     decay_factor: ArrayLike = 1.0,
     cooldown_fraction: ArrayLike = 0.2,
-    cooldown_type: str = "cosine",
+    cooldown_type: CooldownType = "cosine",
     lengthscale: ArrayLike = 0.2,
     num_tests: int = 5,
     confidence: ArrayLike = 0.95,

@@ -1,7 +1,7 @@
 """How a loss moves AutoWU's state: its phases, and what happens between them.
 
 Most calls record a loss and follow a curve. Whatever else there is to do stands behind
-one ``lax.cond``: a few dozen scalar operations, each as dear as a kernel's launch.
+one ``lax.cond``: a few dozen scalar operations, each of which costs a kernel launch.
 """
 
 import jax
