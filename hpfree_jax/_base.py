@@ -179,7 +179,7 @@ def _limit(dtype: DTypeLike) -> float:
     return float(jnp.finfo(dtype).max) * (1 - 1e-6)
 
 
-def saturate(array: Array, limit: ArrayLike | None = None) -> Array:
+def saturate(array: Array, limit: Array | float | None = None) -> Array:
     """The array with parts beyond a limit set to it; None: the dtype's largest."""
     if limit is None:
         limit = _limit(array.dtype)

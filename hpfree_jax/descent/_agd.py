@@ -12,25 +12,21 @@ from hpfree_jax._base import (
     accumulator_dtype,
     check_choice,
     check_in_interval,
+    is_inexact,
     negate,
     replicated,
-    saturate,
     scalar_like,
     select_state,
     total,
     transformation,
+    widen,
+    zero_update,
 )
-from hpfree_jax.descent._gradients import (
-    average,
-    check_layout_type,
-    init_average,
-    layout_of,
-    matrices_of,
-    read_gradients,
-    write_updates,
-)
+from hpfree_jax._paths import map_with_name, named_leaves
+from hpfree_jax.descent._gradients import init_average
 from hpfree_jax.descent._orthogonalize import spectral_directions
-from hpfree_jax.layouts import Layout, Vector
+from hpfree_jax.layouts._infer import infer_layout
+from hpfree_jax.layouts._layout import Layout, Matrix, Vector, check_layout
 
 Norm = Literal["frobenius", "spectral"]
 
@@ -121,10 +117,20 @@ def scale_by_agd(
     check_in_interval("gain", gain, 0, float("inf"))
     check_in_interval("momentum", momentum, 0, 1, include_low=True)
     check_choice("norm", norm, get_args(Norm))
-    check_layout_type(layout)
+    if not isinstance(layout, Layout | None):
+        raise TypeError(f"`layout` must be a Layout or None, got {layout!r}.")
+    # An array may be a tracer under inject_hyperparams: only a Python 0 turns the
+    # memory off.
+    has_momentum = isinstance(momentum, jax.Array) or momentum != 0
+
+    def layout_of(tree):
+        if layout is None:
+            return infer_layout(tree)
+        check_layout(layout, tree)
+        return layout
 
     def init_fn(params):
-        layout_of(params, layout)
+        layout_of(params)
         dtype = accumulator_dtype()
         return AGDState(
             count=scalar_like(params, 0, jnp.int32),
@@ -135,34 +141,66 @@ def scale_by_agd(
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        rules = layout_of(updates, layout)
-        grads, dtypes = read_gradients(updates, params, rules)
+        rules = layout_of(updates)
+        like = {leaf.name: leaf.value for leaf in named_leaves(params)}
+        grads = {
+            leaf.name: leaf.value
+            for leaf in named_leaves(updates)
+            if is_inexact(leaf.value)
+            and is_inexact(like.get(leaf.name, leaf.value))
+            and rules[leaf.name] is not None
+        }
         depth = _depth(grads, rules)
-        directions, summary, is_finite = _normalise(grads, rules)
-        summary = jnp.minimum(summary / max(depth, 1), jnp.finfo(summary.dtype).max / 8)
+        directions, summary = _normalise(grads, rules)
+        summary = summary / max(depth, 1)
         # log((1 + sqrt(1 + 4G)) / 2), written so that a tiny G does not round to 0.
         learning_rate = jnp.log1p(2 * summary / (1 + jnp.sqrt(1 + 4 * summary)))
-        count, averages = jnp.asarray(optax.safe_increment(state.count)), None
-        if state.momentum is not None:
+
+        vector_sums = [
+            jnp.sum(jnp.abs(directions[name]))
+            for name in grads
+            if isinstance(rules[name], Vector)
+        ]
+        finite = jnp.isfinite(total([summary, *vector_sums]))
+
+        count = jnp.asarray(optax.safe_increment(state.count))
+        averages = None
+        if has_momentum:
             decay = jnp.asarray(momentum, summary.dtype)
-            newest = grads if norm == "spectral" else directions
-            averages, by_name = average(decay, state.momentum, newest)
-            with jax.numpy_dtype_promotion("standard"):  # of the count, an integer
-                correction = 1 - decay**count
-            newest = {name: by_name[name] / correction for name in newest}
+            averaged = grads if norm == "spectral" else directions
+
+            def average(name, old):
+                if name not in averaged:
+                    return old
+                return decay * old + (1 - decay) * averaged[name].astype(old.dtype)
+
+            averages = map_with_name(average, state.momentum)
+            # The count is an integer. (A quotient computed once is rounded otherwise.)
+            with jax.numpy_dtype_promotion("standard"):
+                averaged = {
+                    leaf.name: leaf.value / (1 - decay**count)
+                    for leaf in named_leaves(averages)
+                    if leaf.name in averaged
+                }
             if norm == "spectral":
-                grads = {name: saturate(leaf) for name, leaf in newest.items()}
-                newest, *_ = _normalise(grads, rules)
-            directions = newest
+                directions, _ = _normalise(averaged, rules)
+                grads = averaged
+            else:
+                directions = averaged
         if norm == "spectral":
-            directions |= spectral_directions(matrices_of(grads, rules), rules)[0]
-        step = jnp.asarray(gain, summary.dtype) * learning_rate / max(depth, 1)
-        new = {name: step * direction for name, direction in directions.items()}
+            directions |= spectral_directions(_matrices(grads, rules), rules)[0]
         new_state = AGDState(count, learning_rate, summary, averages)
-        return (
-            write_updates(new, updates, dtypes, is_finite),
-            select_state(is_finite, new_state, state),
-        )
+
+        step = jnp.asarray(gain, summary.dtype) * learning_rate / max(depth, 1)
+
+        def new_update(name, grad):
+            dtype = like.get(name, grad).dtype
+            if name not in directions:
+                return zero_update(grad, dtype)
+            return jnp.where(finite, step * directions[name], 0).astype(dtype)
+
+        updates = map_with_name(new_update, updates)
+        return updates, select_state(finite, new_state, state)
 
     return transformation(init_fn, update_fn)
 
@@ -198,9 +236,13 @@ def agd(
     return transformation(direction.init, update_fn)
 
 
+def _matrices(grads, rules):
+    return {n: g for n, g in grads.items() if isinstance(rules[n], Matrix)}
+
+
 def _depth(grads, rules) -> int:
     """L, the number of layers that the matrices among the gradients count for."""
-    matrices = matrices_of(grads, rules)
+    matrices = _matrices(grads, rules)
     depth = sum(
         rules[name].depth_count * rules[name].num_slices(grad.shape)
         for name, grad in matrices.items()
@@ -214,10 +256,11 @@ def _depth(grads, rules) -> int:
 
 
 def _normalise(grads, rules):
-    """The directions s_k g / ||g_k||, L times G, and whether all of it is finite."""
+    """Returns the directions s_k g / ||g_k||, and L times the gradient summary."""
     directions, ratios, summands = {}, {}, []
-    for name, grad in matrices_of(grads, rules).items():
+    for name, grad in _matrices(grads, rules).items():
         rule, scale = rules[name], rules[name].scale(grad.shape)
+        grad = widen(grad)
         # A sum and not a vdot, which fails on leaves sharded along their last axis.
         squares = jnp.sum(
             jnp.square(jnp.abs(grad)),
@@ -230,24 +273,19 @@ def _normalise(grads, rules):
         whole_norm = _sqrt(jnp.sum(squares, axis=rule.position_axes, keepdims=True))
         ratios[name] = _ratio(scale, whole_norm)
 
-    vectors = {n: grad for n, grad in grads.items() if isinstance(rules[n], Vector)}
-    for name, grad in vectors.items():
-        leader = rules[name].leader
-        ratio = _per_slice(ratios[leader], rules[leader], grad, rules[name])
-        directions[name] = grad * ratio
-    summary = total(summands)
-    sums = [jnp.sum(jnp.abs(directions[name])) for name in vectors]
-    return directions, summary, jnp.isfinite(total([summary, *sums]))
-
-
-def _per_slice(numbers, leader, grad, rule):
-    """Numbers of the slices of the leader, in a shape that fits the vector."""
-    numbers = jnp.squeeze(
-        numbers, [a for a in range(numbers.ndim) if a not in leader.stack_axes]
-    )
-    return jnp.expand_dims(
-        replicated(numbers), [a for a in range(grad.ndim) if a not in rule.stack_axes]
-    )
+    for name, grad in grads.items():
+        rule = rules[name]
+        if not isinstance(rule, Vector):
+            continue
+        ratio, stack_axes = ratios[rule.leader], rules[rule.leader].stack_axes
+        ratio = jnp.squeeze(
+            ratio, [a for a in range(ratio.ndim) if a not in stack_axes]
+        )
+        ratio = jnp.expand_dims(
+            replicated(ratio), [a for a in range(grad.ndim) if a not in rule.stack_axes]
+        )
+        directions[name] = widen(grad) * ratio
+    return directions, total(summands)
 
 
 def _sqrt(squares):

@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from hpfree_jax._base import largest_part, range_factor, total
+from hpfree_jax._base import total
 
 Rule = Literal["additive", "multiplicative"]
 
@@ -36,31 +36,10 @@ def dot(one, other):
 def cosine(product, one, other):
     """The cosine of the angle between two lists of leaves; 0 if one of them is 0.
 
-    ``product`` is their inner product. Where it, or a square, may leave the range, all
-    is computed from leaves that are multiplied by powers of two.
+    ``product`` is their inner product. Not finite where it, or a square, overflows.
     """
-    near_one, factor = _into_range(one)
-    other_near_one, other_factor = _into_range(other)
-    return jnp.where(
-        (factor == 1) & (other_factor == 1),
-        _cosine(product, one, other),
-        _cosine(dot(near_one, other_near_one), near_one, other_near_one),
-    )
-
-
-def _cosine(product, one, other):
     norm = _norm(one) * _norm(other)
     return jnp.where(norm > 0, product / jnp.where(norm > 0, norm, 1), 0)
-
-
-def _into_range(leaves):
-    """The leaves times one power of two, so that products stay in range, and it."""
-    if not leaves:
-        return leaves, 1
-    # Cumulative for the reason that `total` gives.
-    largest = jax.lax.cummax(jnp.stack([largest_part(leaf) for leaf in leaves]))[-1]
-    factor = range_factor(largest)
-    return [leaf * factor for leaf in leaves], factor
 
 
 def _norm(leaves):
