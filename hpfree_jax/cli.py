@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from hpfree_jax import __version__
 from hpfree_jax._errors import MissingPackageError, UserError, look_up, needs_extra
+from hpfree_jax._notes import printed_notes
 from hpfree_jax.commands import ExitCode
-from hpfree_jax.commands._notes import printed_notes
 
 # Each command: its module in hpfree_jax.commands, which has the function run_COMMAND,
 # and what it does.

@@ -10,12 +10,12 @@ import pytest
 
 from benchmarks import code_figures as figures
 
-LINES = 21_100
-PRIVATE_IMPORTS = 28
-LONG_FUNCTIONS = 6
-LONGEST_FUNCTION = 181
-COMPLEXITY = 22
-COMPLEXITY_P95 = 10
+LINES = 21_330
+PRIVATE_IMPORTS = 0
+LONG_FUNCTIONS = 5
+LONGEST_FUNCTION = 85
+COMPLEXITY = 20
+COMPLEXITY_P95 = 9
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,10 @@ from hpfree_jax._base import (
 from hpfree_jax._paths import map_with_name, named_leaves
 from hpfree_jax.descent._gradients import init_average
 from hpfree_jax.descent._orthogonalize import spectral_directions
-from hpfree_jax.layouts._infer import infer_layout
-from hpfree_jax.layouts._layout import Layout, Matrix, Vector, check_layout
+from hpfree_jax.layouts import Layout, Matrix, Vector, check_layout, infer_layout
 
 Norm = Literal["frobenius", "spectral"]
+"""The norms of weights that :func:`scale_by_agd` knows."""
 
 
 class AGDState(NamedTuple):

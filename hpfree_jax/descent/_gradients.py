@@ -15,8 +15,7 @@ from hpfree_jax._base import (
     zero_update,
 )
 from hpfree_jax._paths import map_with_name, named_leaves
-from hpfree_jax.layouts._infer import infer_layout
-from hpfree_jax.layouts._layout import Layout, Matrix, check_layout
+from hpfree_jax.layouts import Layout, Matrix, check_layout, infer_layout
 
 Leaves = dict[str, Array]  # by the path of each
 

@@ -10,7 +10,7 @@ from jax.nn.initializers import Initializer
 
 from hpfree_jax._base import check_choice, check_in_interval
 from hpfree_jax._weight_scale import Fan, normal, standard_deviation
-from hpfree_jax.initializers._scaled_orthogonal import _axes as axes_of
+from hpfree_jax.initializers._scaled_orthogonal import axes_of
 
 
 def architecture_aware(

@@ -73,9 +73,9 @@ def scaled_orthogonal(
         return kernel if out_sharding is None else jax.device_put(kernel, out_sharding)
 
     def _rule(ndim: int) -> Matrix:
-        in_axes = _axes("in_axis", in_axis, ndim)
-        out_axes = _axes("out_axis", out_axis, ndim)
-        batch_axes = tuple(sorted(_axes("batch_axis", batch_axis, ndim)))
+        in_axes = axes_of("in_axis", in_axis, ndim)
+        out_axes = axes_of("out_axis", out_axis, ndim)
+        batch_axes = tuple(sorted(axes_of("batch_axis", batch_axis, ndim)))
         taken = (*in_axes, *out_axes, *batch_axes)
         if len(set(taken)) < len(taken):
             raise ValueError(
@@ -88,7 +88,7 @@ def scaled_orthogonal(
     return init
 
 
-def _axes(name: str, axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+def axes_of(name: str, axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     axes = (axes,) if isinstance(axes, int) else tuple(axes)
     for axis in axes:
         if not -ndim <= axis < ndim:
