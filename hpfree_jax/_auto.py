@@ -110,39 +110,9 @@ def auto(
             "`architecture` must come from hp.trace_architecture(model, batch), got "
             f"{architecture!r}."
         )
-    layout, tables = _roles(params, architecture)
-    layers = architecture.layers
-    weights = {leaf.path for layer in layers for leaf in layer.leaves}
-    if not weights:
-        warnings.warn(
-            "The architecture has no layer, so that hp.auto has no matrix to "
-            "orthogonalise: each parameter is moved along its gradient divided by the "
-            "gradient's root mean square, at a rate that falls from "
-            f"{RATE} to 0. If the model has matrices, trace the function that applies "
-            "them.",
-            stacklevel=2,
-        )
-    readouts = {
-        leaf.path
-        for layer in layers
-        if layer.readout_fan_in
-        for leaf in layer.leaves
-        if leaf.path not in tables  # an embedding may be the readout as well
-    }
     depth = max(architecture.mean_path_depth, 1.0)
     peak = RATE / depth
-    direction = scale_by_steepest_descent(
-        layout,
-        tables=tables,
-        ranks=_ranks(architecture, layout, tables),
-        momentum=MOMENTUM,
-        nesterov=True,
-    )
-    among = lambda paths: lambda tree: map_with_name(lambda n, _: n in paths, tree)
-    stateless = optax.chain(
-        optax.masked(optax.scale(READOUT), among(readouts)),
-        optax.add_decayed_weights(DECAY * min(depth - 1, 10), mask=among(weights)),
-    )
+    direction, stateless = _parts(params, architecture, depth)
 
     def learning_rate(count):
         horizon = jnp.asarray(total_steps, accumulator_dtype())
@@ -184,6 +154,44 @@ def auto(
     return transformation(init_fn, update_fn)
 
 
+def _parts(
+    params: PyTree, architecture: Architecture, depth: float
+) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """The direction; and, without a state, the readouts' factor and weight decay."""
+    layout, tables = _roles(params, architecture)
+    layers = architecture.layers
+    weights = {leaf.path for layer in layers for leaf in layer.leaves}
+    if not weights:
+        warnings.warn(
+            "The architecture has no layer, so that hp.auto has no matrix to "
+            "orthogonalise: each parameter is moved along its gradient divided by the "
+            "gradient's root mean square, at a rate that falls from "
+            f"{RATE} to 0. If the model has matrices, trace the function that applies "
+            "them.",
+            stacklevel=3,
+        )
+    readouts = {
+        leaf.path
+        for layer in layers
+        if layer.readout_fan_in
+        for leaf in layer.leaves
+        if leaf.path not in tables  # an embedding may be the readout as well
+    }
+    direction = scale_by_steepest_descent(
+        layout,
+        tables=tables,
+        ranks=_ranks(architecture, layout, tables),
+        momentum=MOMENTUM,
+        nesterov=True,
+    )
+    among = lambda paths: lambda tree: map_with_name(lambda n, _: n in paths, tree)
+    stateless = optax.chain(
+        optax.masked(optax.scale(READOUT), among(readouts)),
+        optax.add_decayed_weights(DECAY * min(depth - 1, 10), mask=among(weights)),
+    )
+    return direction, stateless
+
+
 def _check_total_steps(total_steps: ArrayLike) -> None:
     if isinstance(total_steps, jax.Array) and total_steps.ndim == 0:
         return  # it may be traced
@@ -210,7 +218,7 @@ def _roles(params: PyTree, architecture: Architecture) -> tuple[Layout, set[str]
     """
     shapes = dict(architecture.leaves)
     alone = [v.path for v in architecture.vectors if v.leader is None and not v.in_axes]
-    alone += architecture.others
+    alone += architecture.returned_leaves
     rows: dict[str, Matrix | Vector | None] = {
         path: Matrix((), tuple(range(len(shapes[path])))) for path in alone
     }
