@@ -197,20 +197,6 @@ def scale_into_range(scale: Array, array: Array, dtype: DTypeLike) -> Array:
     return scale * saturate(array, limit / jnp.maximum(jnp.abs(scale), 1))
 
 
-def largest_part(
-    array: Array, axes: Sequence[int] | None = None, *, keepdims: bool = False
-) -> Array:
-    """The largest absolute value over some axes, of real and imaginary parts apart.
-
-    Unlike an absolute value or a norm it does not overflow; NaN if an entry is.
-    """
-    if jnp.iscomplexobj(array):
-        parts = (array.real, array.imag)
-        return jnp.maximum(*(largest_part(p, axes, keepdims=keepdims) for p in parts))
-    axes = axes if axes is None else tuple(axes)
-    return jnp.max(jnp.abs(array), axes, keepdims=keepdims, initial=0)
-
-
 def divisible(positive: Array) -> Array:
     """The number, or the largest one whose reciprocal has full precision.
 
@@ -218,21 +204,6 @@ def divisible(positive: Array) -> Array:
     reciprocal below the smallest normal number counts as zero.
     """
     return jnp.minimum(positive, 1 / jnp.finfo(positive.dtype).tiny)
-
-
-def range_factor(largest: Array) -> Array:
-    """A power of two that brings a number of extreme size near 1; else 1.
-
-    In float32, numbers from 2.3e-10 to 4.3e9 keep the factor 1. Multiplying by the
-    factor rounds nothing, and leaves at least the square of the number in range.
-    (Numbers below 1.2e-38, which have no full precision, may count as zero.)
-    """
-    step = jnp.finfo(largest.dtype).maxexp // 4
-    factor = jnp.ones_like(largest)
-    for exponent in (step, 2 * step, 3 * step):
-        factor = jnp.where(largest >= 2.0**exponent, 2.0**-exponent, factor)
-        factor = jnp.where(largest <= 2.0**-exponent, 2.0**exponent, factor)
-    return jax.lax.stop_gradient(factor)
 
 
 def select_state(is_finite: Array, new: PyTree, old: PyTree) -> PyTree:

@@ -7,6 +7,8 @@ import optax
 from jax.tree_util import keystr
 from jaxtyping import Array, Float, PyTree
 
+Path = tuple[Any, ...]  # of a leaf in a state
+
 
 def get_learning_rate(opt_state: PyTree) -> Float[Array, "..."]:
     """Returns the learning rate that the last update used.
@@ -40,18 +42,11 @@ def get_learning_rate(opt_state: PyTree) -> Float[Array, "..."]:
         for path, rate in optax.tree.get_all_with_path(opt_state, "learning_rate")
         if _owner(path) is not None and not _is_derived(path)
     }
-    innermost = [
-        path
-        for path in rates
-        if not any(_is_inside(other, _owner(path)) for other in rates if other != path)
-    ]
-    # A schedule multiplies what comes before it in its chain.
     schedules = {
         path[:-1]
         for path, _ in optax.tree.get_all_with_path(opt_state, "next_learning_rate")
     }
-    for path in [p for p in innermost if p[:-1] in schedules]:
-        innermost = [p for p in innermost if p == path or not _is_inside(p, path[:-2])]
+    innermost = _innermost(list(rates), schedules)
     if not innermost:
         raise ValueError(
             f"The state ({type(opt_state).__name__}) holds no learning rate. A rate "
@@ -67,7 +62,20 @@ def get_learning_rate(opt_state: PyTree) -> Float[Array, "..."]:
     return jnp.asarray(rates[innermost[0]])
 
 
-def _owner(path: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def _innermost(paths: list[Path], schedules: set[Path]) -> list[Path]:
+    """The paths of rates without another rate inside, or beside a schedule's."""
+    innermost = [
+        path
+        for path in paths
+        if not any(_is_inside(other, _owner(path)) for other in paths if other != path)
+    ]
+    # A schedule multiplies what comes before it in its chain.
+    for path in [p for p in innermost if p[:-1] in schedules]:
+        innermost = [p for p in innermost if p == path or not _is_inside(p, path[:-2])]
+    return innermost
+
+
+def _owner(path: Path) -> Path | None:
     """The path of the state that a ``learning_rate`` belongs to; None for a param."""
     if getattr(path[-1], "name", None) == "learning_rate":  # a field
         return path[:-1]
@@ -76,11 +84,11 @@ def _owner(path: tuple[Any, ...]) -> tuple[Any, ...] | None:
     return None
 
 
-def _is_derived(path: tuple[Any, ...]) -> bool:
+def _is_derived(path: Path) -> bool:
     """Whether the path leads through a derivative, or the optimizer of the scalars."""
     names = {getattr(key, "name", None) for key in path}
     return not names.isdisjoint(("tangents", "direct_tangents", "hyper_state"))
 
 
-def _is_inside(path: tuple[Any, ...], owner: tuple[Any, ...] | None) -> bool:
+def _is_inside(path: Path, owner: Path | None) -> bool:
     return owner is not None and path[: len(owner)] == owner

@@ -12,7 +12,7 @@ from benchmarks import code_figures as figures
 
 LINES = 21_330
 PRIVATE_IMPORTS = 0
-LONG_FUNCTIONS = 5
+LONG_FUNCTIONS = 2
 LONGEST_FUNCTION = 85
 COMPLEXITY = 20
 COMPLEXITY_P95 = 9

@@ -130,7 +130,7 @@ def row_flags(
 def typed_value(args: list[str], flags: Mapping[str, Flag], name: str) -> Any:
     """The last value of an option in arguments not yet parsed, or its default."""
     value = flags[name].default
-    for word, following in zip(args, [*args[1:], value], strict=True):
+    for word, following in itertools.zip_longest(args, args[1:], fillvalue=value):
         key, sign, text = word.partition("=")
         if key == f"--{name}":
             value = text if sign else following

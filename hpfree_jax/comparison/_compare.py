@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from hpfree_jax._errors import UserError
-from hpfree_jax.comparison._config import CompareConfig, default_directory
+from hpfree_jax.comparison._config import CompareConfig
 from hpfree_jax.comparison._plan import Plan
 from hpfree_jax.comparison._records import LOGGER, RunRecord, write_result
 from hpfree_jax.comparison._report import render_report
@@ -24,6 +24,7 @@ from hpfree_jax.training import Progress
 from hpfree_jax.training.engine import (
     LOCK,
     Interrupt,
+    default_directory,
     enough_memory,
     lock,
     machine,
@@ -62,7 +63,7 @@ def compare(
     """
     plan = config.plan(tasks)
     check_format(config.table)
-    directory = config.output_dir or default_directory()
+    directory = config.output_dir or default_directory("compare")
     _earlier_sessions(plan, directory)
     datasets = load_datasets(plan.tasks, config.data_dir)
     progress = progress or Progress()

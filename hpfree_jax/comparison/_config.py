@@ -1,7 +1,6 @@
 """The options of ``hpfree compare``."""
 
 import dataclasses
-import datetime
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -234,13 +233,3 @@ class CompareConfig:
             raise UserError("`grid_rates` holds a rate twice; give each once")
         if self.target is not None and not math.isfinite(self.target):
             raise UserError(f"`target` must be a finite loss, got {self.target}")
-
-
-def default_directory() -> Path:
-    """``runs/compare-<time>``, a directory that does not exist."""
-    name = f"compare-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    path, number = Path("runs") / name, 1
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{name}-{number}"
-    return path

@@ -125,16 +125,7 @@ class GPT(nnx.Module):
         )
         self.norm = _norm(width, bias, affine, rngs, common)
         self.readout = (
-            None
-            if tied
-            else nnx.Linear(
-                width,
-                vocabulary,
-                use_bias=False,
-                kernel_init=usual,
-                rngs=rngs,
-                **common,
-            )
+            None if tied else _dense(width, vocabulary, usual, False, rngs, common)
         )
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -171,9 +162,7 @@ class _Block(nnx.Module):
         **common: Any,
     ):
         def dense(d_in, d_out, init):
-            return nnx.Linear(
-                d_in, d_out, use_bias=bias, kernel_init=init, rngs=rngs, **common
-            )
+            return _dense(d_in, d_out, init, bias, rngs, common)
 
         self.heads = heads
         self.attention_norm = _norm(width, bias, affine, rngs, common)
@@ -200,6 +189,12 @@ class _Block(nnx.Module):
         y = self.mlp_norm(x).reshape(-1, x.shape[-1])
         y = self.down(nnx.gelu(self.up(y)))
         return x + self.dropout(y.reshape(x.shape))
+
+
+def _dense(d_in, d_out, kernel_init, bias, rngs, common):
+    return nnx.Linear(
+        d_in, d_out, use_bias=bias, kernel_init=kernel_init, rngs=rngs, **common
+    )
 
 
 def _norm(width, bias, affine, rngs, common):

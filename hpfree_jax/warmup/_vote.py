@@ -62,6 +62,21 @@ def _num_drawn(losses, num):
     return min(losses.shape[0], MAX_CONDITIONED if isinstance(num, jax.Array) else num)
 
 
+def _make_draws(losses, is_finite, num_losses, count, plan):
+    """Returns ``draw_points(index, num)``, different points for each index."""
+    words = jnp.stack([jnp.asarray(plan.seed, jnp.int32), count]).astype(jnp.uint32)
+    key = jax.random.wrap_key_data(words, impl="threefry2x32")
+    size = max(_num_drawn(losses, num) for num in (plan.fit_points, MAX_CONDITIONED))
+    random = jax.random.uniform(key, (size,), losses.dtype)
+
+    def draw_points(index, num):
+        # Random numbers once, and for each draw another shift of them.
+        shifted = (random + index * _GOLDEN_RATIO) % 1
+        return draw(losses, is_finite, num_losses, num, shifted)
+
+    return draw_points
+
+
 def run_test(
     losses: Float[Array, " warmup_steps"],
     is_finite: Bool[Array, " warmup_steps"],
@@ -81,16 +96,7 @@ def run_test(
         finite can be computed.
       plan: the arguments of ``scale_by_autowu``.
     """
-    words = jnp.stack([jnp.asarray(plan.seed, jnp.int32), count]).astype(jnp.uint32)
-    key = jax.random.wrap_key_data(words, impl="threefry2x32")
-    size = max(_num_drawn(losses, num) for num in (plan.fit_points, MAX_CONDITIONED))
-    random = jax.random.uniform(key, (size,), losses.dtype)
-
-    def draw_points(index, num):
-        # Random numbers once, and for each draw another shift of them.
-        shifted = (random + index * _GOLDEN_RATIO) % 1
-        return draw(losses, is_finite, num_losses, num, shifted)
-
+    draw_points = _make_draws(losses, is_finite, num_losses, count, plan)
     num_finite = jnp.sum(is_finite, dtype=jnp.int32)
     mean = jnp.sum(losses) / jnp.maximum(num_finite, 1).astype(losses.dtype)
     start = old.gp._replace(parameters=old.gp.parameters._replace(mean=mean))

@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 
+from hpfree_jax._errors import UserError
 from hpfree_jax._settings import Setting
 from hpfree_jax.cli import main
 from hpfree_jax.methods import METHODS, SCHEDULES
@@ -76,6 +77,20 @@ def test_the_help_shows_the_options_of_the_chosen_model_and_method(help_of):
     assert "--heads" in text
     assert "--gain" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_train_without_an_option_is_the_default_run(monkeypatch, capsys):
+    def train(config, **_):
+        raise UserError(f"{config == TrainConfig()}")
+
+    monkeypatch.setattr("hpfree_jax.commands._train.train", train)
+    assert main(["train"]) == 2
+    assert capsys.readouterr().err == "hpfree: error: True\n"
+
+
+def test_an_option_without_its_value_is_one_line(capsys):
+    assert main(["train", "--model"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
