@@ -10,12 +10,12 @@ allow their code here).
 
 import argparse
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _timing import interleaved, median_ratio
 
 import hpfree_jax as hp
 
@@ -86,18 +86,6 @@ def make_torch_step(params, grads):
     return run
 
 
-def interleaved(runs, repeats):
-    """Returns {name: seconds of each round}; one warm-up round."""
-    times = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if repeat:
-                times[name].append(time.perf_counter() - start)
-    return times
-
-
 def main():
     """Runs the benchmark and prints its table."""
     parser = argparse.ArgumentParser(description="AGD's update")
@@ -128,9 +116,7 @@ def main():
     times = interleaved(runs, repeats)
     print(f"{'optimizer':<16}{'ms, median':>12}{'agd / this':>12}{'state bytes':>14}")
     for name, seconds in times.items():
-        ratio = statistics.median(
-            a / b for a, b in zip(times["agd"], seconds, strict=True)
-        )
+        ratio = median_ratio(times["agd"], seconds)
         bytes_ = "-"
         if name in methods:
             state = jax.eval_shape(methods[name].init, tree)

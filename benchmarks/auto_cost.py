@@ -12,7 +12,6 @@ import argparse
 import functools
 import itertools
 import statistics
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _timing import interleaved
 from flax import nnx
 
 import hpfree_jax as hp
@@ -122,24 +122,16 @@ def prepare(task, make_optimizer):
     return run, (compiled.cost_analysis() or {})["flops"]
 
 
-def seconds_per_step(run, steps):
-    """Of one turn."""
-    start = time.perf_counter()
-    run(steps)
-    return (time.perf_counter() - start) / steps
-
-
 def measure(runs, rounds):
     """Seconds per step in each round, by optimizer; a first round is left out."""
-    steps = {}
-    for name, run in runs.items():
-        run(1)
-        steps[name] = max(1, round(SECONDS / seconds_per_step(run, 2)))
-    times = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            times[name].append(seconds_per_step(run, steps[name]))
-    return times
+    two_steps = {name: functools.partial(run, 2) for name, run in runs.items()}
+    found = interleaved(two_steps, 1)
+    steps = {name: max(1, round(2 * SECONDS / found[name][0])) for name in runs}
+    turns = {name: functools.partial(run, steps[name]) for name, run in runs.items()}
+    return {
+        name: [turn / steps[name] for turn in seconds]
+        for name, seconds in interleaved(turns, rounds, warmup=0).items()
+    }
 
 
 def main():

@@ -9,11 +9,11 @@ the sizes of ``gpt_tokens.py``. The candidates take turns; the fastest of each i
 
 import argparse
 import functools
-import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from _timing import interleaved
 
 from hpfree_jax.models._attention import causal_attention
 
@@ -66,14 +66,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--batch", type=int, default=8)
     args = parser.parse_args()
-    candidates = make_candidates(args.batch)
-    seconds = {name: [] for name in candidates}
-    for round_ in range(args.rounds + 1):  # the first compiles
-        for name, run in candidates.items():
-            start = time.perf_counter()
-            run()
-            if round_:
-                seconds[name].append(time.perf_counter() - start)
+    seconds = interleaved(make_candidates(args.batch), args.rounds)
     for name, taken in seconds.items():
         print(f"{name:<20}{1e3 * min(taken):8.1f} ms")
 

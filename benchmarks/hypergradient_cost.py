@@ -12,13 +12,13 @@ import argparse
 import functools
 import itertools
 import statistics
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _timing import interleaved, median_ratio
 
 import hpfree_jax as hp
 
@@ -103,27 +103,24 @@ def main():
             memory: Any = step.memory_analysis()
             costs[name] = (analysis["flops"], memory.temp_size_in_bytes)
             carries[name], steps[name] = carry, step
-        seconds = {name: [] for name in steps}
-        for repeat in range(args.repeats + 2):
-            for name, step in steps.items():
-                start = time.perf_counter()
-                carries[name] = step(*carries[name], batch, held_out)
-                jax.block_until_ready(carries[name])
-                if repeat > 1:
-                    seconds[name].append(time.perf_counter() - start)
+
+        def run(name, steps=steps, carries=carries):
+            carries[name] = steps[name](*carries[name], batch, held_out)
+            jax.block_until_ready(carries[name])
+
+        runs = {name: functools.partial(run, name) for name in steps}
+        seconds = interleaved(runs, args.repeats, warmup=2)
         print(
             f"\n{inner.__name__:<26}{'FLOPs':>8}{'target':>7}{'time':>8}{'ms':>8}"
             f"{'state MB':>10}{'temp MB':>9}"
         )
         for name, (flops, temporary) in costs.items():
             ratio = flops / costs["plain"][0]
-            times = [
-                a / b for a, b in zip(seconds[name], seconds["plain"], strict=True)
-            ]
+            slower = median_ratio(seconds[name], seconds["plain"])
             state = sum(x.nbytes for x in jax.tree.leaves(carries[name][1])) / 1e6
             target = f"{TARGETS[name]:.2f}" if name in TARGETS else ""
             print(
-                f"{name:<26}{ratio:>8.3f}{target:>7}{statistics.median(times):>8.2f}"
+                f"{name:<26}{ratio:>8.3f}{target:>7}{slower:>8.2f}"
                 f"{1e3 * statistics.median(seconds[name]):>8.2f}{state:>10.2f}"
                 f"{temporary / 1e6:>9.2f}"
             )

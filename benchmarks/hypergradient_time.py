@@ -12,13 +12,12 @@ fastest times.
 import argparse
 import functools
 import itertools
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _timing import interleaved, median_ratio
 
 import hpfree_jax as hp
 
@@ -111,19 +110,6 @@ def make_run(logits_of, params, batches, tx, validates):
     return run, compiled.cost_analysis()["flops"]  # pyright: ignore[reportOptionalSubscript]
 
 
-def interleaved(runs, rounds, steps):
-    """Returns {name: seconds per step of each round}; one round to warm up."""
-    seconds = {name: [] for name in runs}
-    for round_ in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            for _ in range(steps):
-                run()
-            if round_:
-                seconds[name].append((time.perf_counter() - start) / steps)
-    return seconds
-
-
 def main():
     """Runs the benchmark and prints its tables."""
     parser = argparse.ArgumentParser(description="wall time of hypergradients")
@@ -155,14 +141,14 @@ def main():
             runs[name], flops[name] = make_run(
                 logits_of, params, batches, tx, validates
             )
-        seconds = interleaved(runs, args.rounds, 8 if network == "fcn" else 2)
+        seconds = interleaved(runs, args.rounds, calls=8 if network == "fcn" else 2)
         plain = seconds["plain"]
         print(
             f"\n{network + ', ' + inner:<22}{'FLOPs':>8}{'median':>8}{'fastest':>9}"
             f"{'ms':>8}"
         )
         for name, times in seconds.items():
-            median = statistics.median(a / b for a, b in zip(times, plain, strict=True))
+            median = median_ratio(times, plain)
             print(
                 f"{name:<22}{flops[name] / flops['plain']:>8.2f}{median:>8.2f}"
                 f"{min(times) / min(plain):>9.2f}{1e3 * min(times):>8.2f}"

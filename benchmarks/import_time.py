@@ -5,10 +5,12 @@
 Fresh processes in turns; prints the median seconds of each, and their ratio.
 """
 
+import functools
 import statistics
 import subprocess
 import sys
-import time
+
+from _timing import interleaved
 
 BASE = "import jax, optax"
 OURS = f"{BASE}; import hpfree_jax; hpfree_jax.agd"  # the first name loads the rest
@@ -17,12 +19,13 @@ OURS = f"{BASE}; import hpfree_jax; hpfree_jax.agd"  # the first name loads the 
 def main() -> None:
     """Times the imports in turns."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 9
-    seconds: dict[str, list[float]] = {BASE: [], OURS: []}
-    for _ in range(runs):
-        for code, times in seconds.items():
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True)
-            times.append(time.perf_counter() - start)
+    imports = {
+        code: functools.partial(
+            subprocess.run, [sys.executable, "-c", code], check=True
+        )
+        for code in (BASE, OURS)
+    }
+    seconds = interleaved(imports, runs)
     medians = {code: statistics.median(times) for code, times in seconds.items()}
     for code, median in medians.items():
         print(f"{median:7.3f} s  {code}")

@@ -11,12 +11,12 @@ authors' licence does not allow their code here).
 import argparse
 import itertools
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _timing import interleaved, median_ratio
 from flax import nnx
 
 import hpfree_jax as hp
@@ -111,23 +111,14 @@ def main():
         runs["sgd in PyTorch"] = make_torch_step("sgd")
     except ImportError:
         print("PyTorch is not installed: its rows are left out")
-    times = {name: [] for name in runs}
-    for round_ in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            for _ in range(20):
-                run()
-            if round_:  # the first round compiles and warms up
-                times[name].append((time.perf_counter() - start) / 20)
+    times = interleaved(runs, rounds, calls=20)
     print(
         f"FCN depth {DEPTH}, width {WIDTH}, batch {BATCH}; jax {jax.__version__} on "
         f"{jax.devices()[0].device_kind}"
     )
     print(f"{'step':<16}{'ms, median':>12}{'agd / this':>12}")
     for name, seconds in times.items():
-        ratio = statistics.median(
-            a / b for a, b in zip(times["agd"], seconds, strict=True)
-        )
+        ratio = median_ratio(times["agd"], seconds)
         print(f"{name:<16}{1e3 * statistics.median(seconds):>12.2f}{ratio:>12.2f}")
 
 
