@@ -255,7 +255,7 @@ def main():
         )
     pairs = zip(seconds["PyTorch", "step"], seconds["JAX", "step"], strict=True)
     ratio = statistics.median(theirs / ours for theirs, ours in pairs)
-    print(f"JAX / PyTorch: {ratio:.2f}, median over rounds. Mark: 1.0.")
+    print(f"JAX / PyTorch: {ratio:.2f}, median over rounds. Target: 1.0.")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from _timing import interleaved, median_ratio
 
 import hpfree_jax as hp
 
-MARK = 3.0  # MARTHE with a validation loss
+TARGET = 3.0  # MARTHE with a validation loss
 SIZES = [784, *[256] * 7, 10]
 CHANNELS = [3, 32, 32, 64, 64]
 
@@ -153,7 +153,7 @@ def main():
                 f"{name:<22}{flops[name] / flops['plain']:>8.2f}{median:>8.2f}"
                 f"{min(times) / min(plain):>9.2f}{1e3 * min(times):>8.2f}"
             )
-    print(f"\nMark: {MARK} for MARTHE with a validation loss.")
+    print(f"\nTarget: {TARGET} for MARTHE with a validation loss.")
 
 
 if __name__ == "__main__":

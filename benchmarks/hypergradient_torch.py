@@ -200,7 +200,7 @@ def main():
         fastest = min(seconds[one]) / min(seconds[other])
         label = f"{' '.join(one)} / {' '.join(other)}"
         print(f"{label:<34}{median:>8.2f}{fastest:>9.2f}")
-    print("Mark: 0.6 in the first row.")
+    print("Target: 0.6 in the first row.")
 
 
 if __name__ == "__main__":
