@@ -89,6 +89,7 @@ def scale_by_steepest_descent(
       Bernstein and Newhouse, `Old Optimizer, New Norm: An Anthology
       <https://arxiv.org/abs/2409.20325>`_, 2024; the scales are AGD's.
 
+    >>> from hpfree_jax.layouts import Matrix
     >>> layout = Layout({"kernel": Matrix(in_axes=0, out_axes=1)})
     >>> tx = scale_by_steepest_descent(layout)
     >>> grads = {"kernel": jnp.array([[3.0, 0.0], [0.0, 0.1]])}
